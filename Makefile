@@ -5,7 +5,7 @@ export PYTHONSAFEPATH := 1
 
 .PHONY: help environment lint unit check test mutants docs demo bench clean lock format
 
-# The end-to-end tests run one after another: they share one control plane.
+# Two kinds of tests run one after another: end to end, with one control plane, and in real time.
 REPORT := -q -rs --durations=40 --promised go
 MUTANTS ?= 200
 SEED ?= 1
@@ -43,8 +43,8 @@ test: environment
 	@requirements/install-debian
 	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster build > /dev/null
 	@debian=$$(requirements/install-debian --promised); failed=0; set -x; \
-	  $(BIN)/pytest -m "not gpu and not e2e" -n 2 --dist loadfile $(REPORT) $$debian $(PYTEST_ARGS) || failed=1; \
-	  $(BIN)/pytest -m "e2e and not gpu" $(REPORT) $$debian $(PYTEST_ARGS) || failed=1; \
+	  $(BIN)/pytest -m "not gpu and not e2e and not realtime" -n 2 --dist loadfile $(REPORT) $$debian $(PYTEST_ARGS) || failed=1; \
+	  $(BIN)/pytest -m "(e2e or realtime) and not gpu" $(REPORT) $$debian $(PYTEST_ARGS) || failed=1; \
 	  exit $$failed
 
 mutants: environment

@@ -21,7 +21,7 @@ _CLIENT: Final = (
     " outputs pacing pcm playback-worklet resampler screen session sound statistics timeline turns"
     " video"
 )
-_PAGE: Final = "details directory own-face page recordings states view"
+_PAGE: Final = "captions choices details directory own-face page recordings states view"
 _TYPES: Final = {
     INDEX: "text/html",
     "page.css": "text/css",

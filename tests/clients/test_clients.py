@@ -24,6 +24,7 @@ SOUND_BYTES: Final = 3 * 1400 * 24 * 2
 less."""
 
 pytestmark = [
+    pytest.mark.realtime,
     pytest.mark.slow,
     pytest.mark.timeout(1200),
     pytest.mark.asyncio(loop_scope="session"),

@@ -34,7 +34,7 @@ PROJECTS: Final = {
     "worklets": ({"lib": ["es2023"], "types": ["audioworklet"]}, "page"),
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.realtime, pytest.mark.timeout(1200)]
 
 
 async def _run(*command: str) -> programs.Ended:

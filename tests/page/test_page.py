@@ -30,6 +30,7 @@ SKEW_S: Final = 0.020
 MAX_SKEW_S: Final = 0.060
 
 pytestmark = [
+    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(300),

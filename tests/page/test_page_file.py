@@ -29,6 +29,7 @@ SILENT_S: Final = 1.0
 """Most that sound may go on after a stop: far more than it does, and less than what is left."""
 
 pytestmark = [
+    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(300),

@@ -23,6 +23,7 @@ PAUSE_MS: Final = 4000
 """Longer than the sound that is left, which the server would send meanwhile by its own clock."""
 
 pytestmark = [
+    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(300),

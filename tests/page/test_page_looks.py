@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 AVATARS: Final = runtime_page.ROOT / "examples/avatars"
 
 pytestmark = [
+    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(300),

@@ -20,6 +20,7 @@ AVATARS: Final = runtime_page.ROOT / "examples/avatars"
 SECONDS: Final = 8
 
 pytestmark = [
+    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(300),

@@ -4,7 +4,7 @@ import { setText } from "./view.js";
 
 const PERIOD_MS = 500;
 const IDLE = /** @type {Record<string, string>} */ ({
-  stream: "the avatar moves", none: "the last frame stays",
+  stream: "the avatar moves", none: "the last frame stays", sound: "there is no video",
 });
 
 /** Shows the figures of one session after the other. */
@@ -13,13 +13,12 @@ export class Details {
   constructor(current) {
     this.current = current;
     this.dropped = 0;
-    this.soundS = 0;
     setInterval(() => this.#show(), PERIOD_MS);
   }
 
   /** A session starts. */
   reset() {
-    this.dropped = this.soundS = 0;
+    this.dropped = 0;
   }
 
   /**
@@ -29,9 +28,6 @@ export class Details {
   receive(event) {
     if (event.type === "response.video.dropped") {
       this.dropped += event.last_frame_index - event.first_frame_index + 1;
-    } else if (event.type === "response.video.done") {
-      this.soundS += event.audio_ms / 1000;
-      this.#show();
     }
   }
 
@@ -42,15 +38,17 @@ export class Details {
     const figures = session.statistics();
     setText("first", number(figures.firstFrameMs, 0, "ms"));
     setText("frames", `${figures.received} received, ${figures.drawn} drawn, ${this.dropped} `
-      + `dropped by the server, ${figures.dropped} too late here`);
+      + `dropped by the server, ${figures.dropped} too late here; `
+      + `in silence ${figures.receivedIdle} received, ${figures.drawnIdle} drawn`);
     setText("rate", number(figures.framesPerS, 1, "frames/s"));
     setText("skew", number(figures.skewMs, 1, "ms (95 %)"));
-    setText("played", number(this.soundS, 1, "s"));
+    setText("played", number(figures.playedS, 1, "s"));
     setText("underruns", String(figures.underruns));
     setText("bandwidth", number(figures.kbitPerS, 0, "kbit/s"));
     setText("mode", figures.mode || "–");
     setText("transport", figures.transport ? `${figures.transport}, flow by ${figures.flow}` : "–");
-    setText("idle", IDLE[figures.mode === "fmp4" ? "stream" : figures.idle] ?? "–");
+    const always = /** @type {Record<string, string>} */ ({ fmp4: "stream", none: "sound" });
+    setText("idle", IDLE[always[figures.mode] ?? figures.idle] ?? "–");
   }
 }
 

@@ -1,11 +1,13 @@
 /** The page: what the user does, what the session reports, and the state between them. */
 
+import { CaptionBand } from "./captions.js";
+import * as choices from "./choices.js";
 import { createSession, requestMicrophone, SessionError } from "./client/index.js";
 import { Details } from "./details.js";
 import { Directory, Refusal } from "./directory.js";
 import { OwnFace } from "./own-face.js";
 import * as recordings from "./recordings.js";
-import { advance, queueSentence, VIEW } from "./states.js";
+import { advance, queueSentence } from "./states.js";
 import * as view from "./view.js";
 
 /** @typedef {import("./client/session.js").Session} Session */
@@ -20,6 +22,7 @@ const query = new URLSearchParams(location.search);
 const directory = new Directory();
 const details = new Details(() => session);
 const ownFace = new OwnFace(directory, speakAs);
+const captions = new CaptionBand(ui("captions"));
 
 /** @type {State} */
 let state = "loading";
@@ -87,7 +90,9 @@ function showServices(models) {
 
 async function showOffer() {
   const avatars = offer?.avatars ?? [];
-  if (!avatars.some(({ name }) => name === avatar)) avatar = avatars[0]?.name ?? "";
+  const names = avatars.map(({ name }) => name);
+  view.showProblem(choices.faults(query, names).join(" "));
+  if (!names.includes(avatar)) avatar = names[0] ?? "";
   view.showAvatars(avatars, avatar, choose);
   for (const each of avatars) {
     const picture = await directory.picture(each).catch(() => null);
@@ -113,17 +118,15 @@ async function choose(name) {
 async function openSession() {
   if (session && session.state !== "closed") return session.ready;
   view.showProblem("");
-  view.clearCaptions();
+  captions.clear();
   details.reset();
   go("start");
-  const asked = (/** @type {string} */ name, /** @type {string} */ otherwise) => (
-    /** @type {any} */ (query.get(name) ?? otherwise));
-  const mode = asked("video", "auto");
+  const { video: mode, ...choice } = choices.choose(query);
   const opened = createSession({
     url: new URL("v1/realtime", location.href), model: directory.model || undefined,
     token: directory.key || undefined, avatar: avatar || undefined, mode, waitMs: WAIT_MS,
     ...(mode === "fmp4" ? { video: ui("film") } : { canvas: ui("face") }),
-    transport: asked("transport", "binary"), flow: asked("flow", "ack"), idle: asked("idle", "stream"),
+    ...choice,
   });
   session = opened;
   const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) => {
@@ -133,9 +136,12 @@ async function openSession() {
   };
   on("statechange", follow);
   on("speaking", () => { view.showFace(); go("spoke"); });
-  on("finished", ({ status }) => go("finished", status === "failed" ? "The response failed." : undefined));
-  on("interrupted", () => go("finished"));
-  on("caption", view.showCaption);
+  on("finished", ({ status }) => {
+    captions.end();
+    go("finished", status === "failed" ? "The response failed." : undefined);
+  });
+  on("interrupted", () => { captions.clear(); go("finished"); });
+  on("caption", (caption) => captions.show(caption));
   on("listening", ({ level }) => ui("talk").style.setProperty("--level", Math.min(1, level * 5)));
   on("error", ({ message }) => view.showProblem(message));
   on("warning", (warning) => {
@@ -159,6 +165,7 @@ function follow({ state: to, position, etaMs, reason, code, sentence: text, erro
     stopListening();
     session = null;
     view.showFilm(false);
+    captions.end();
     if (code === 4401 || error?.code === "unauthenticated") {
       directory.key = "";
       view.setText("key-error", "This key is not accepted.");
@@ -174,6 +181,7 @@ function endSession() {
   ended?.close();
   session = null;
   view.showFilm(false);
+  captions.clear();
   stopListening();
   go("closed");
 }
@@ -220,6 +228,7 @@ async function speakAs(name) {
   view.showAvatars(offer.avatars, name, choose);
   await choose(name);
   ui("frame").scrollIntoView({ block: "nearest" });
+  if (!offer.hears) return; // it speaks texts only
   const [file] = ui("file").files;
   await speak(() => (file ? recordings.ofFile(file) : recordings.babble()));
 }
@@ -247,7 +256,7 @@ ui("stop").onclick = () => session?.interrupt();
 ui("end").onclick = () => endSession();
 ui("file").onchange = show;
 ui("film").onplaying = () => view.showFilm(Boolean(session));
-ui("wanted").value = query.get("video") ?? "auto";
+ui("wanted").value = choices.choose(query).video;
 ui("wanted").onchange = () => {
   endSession(); // the next one begins with it
   query.set("video", ui("wanted").value);
@@ -261,9 +270,11 @@ ui("service").onchange = () => {
   avatar = "";
   location.assign(`?${query}`);
 };
+ui("text").oninput = show;
 ui("text-form").onsubmit = (/** @type {Event} */ event) => {
   event.preventDefault();
-  const text = ui("text").value;
+  const text = ui("text").value.trim();
+  if (!text) return;
   ui("text").value = "";
   void attempt(() => say(text));
 };

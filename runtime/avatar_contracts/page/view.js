@@ -5,8 +5,6 @@ import { VIEW } from "./states.js";
 /** @typedef {import("./states.js").State} State */
 /** @typedef {import("./directory.js").Avatar} Avatar */
 
-const CAPTIONS_SHOWN = 2;
-
 /**
  * Returns the element with an id.
  * @param {string} id
@@ -28,15 +26,17 @@ export function showState(state, { sentence, isListening, hears, saysText }) {
   setText("status", sentence ?? listening);
   element("key-form").hidden = state !== "locked";
   element("controls").hidden = ["loading", "locked", "unavailable"].includes(state);
-  element("file-part").hidden = element("controls").hidden;
-  element("talk").hidden = !hears;
+  element("file-part").hidden = element("controls").hidden || !hears;
+  element("talk").hidden = element("sample").hidden = !hears;
   element("talk").disabled = !view.canAct && state !== "reconnecting";
   element("talk").setAttribute("aria-pressed", String(isListening));
   setText("talk-label", isListening ? "Mute" : "Talk");
-  element("sample").disabled = element("say").disabled = !view.canAct;
+  element("sample").disabled = !view.canAct;
+  element("say").disabled = !view.canAct || !element("text").value.trim();
   element("speak").disabled = !view.canAct || !element("file").files.length;
   element("use").disabled = !view.canAct;
   element("text-form").hidden = !saysText;
+  if (saysText) element("captions").hidden = false;
   element("say").classList.toggle("primary", !hears);
   element("stop").hidden = state !== "speaking";
   element("end").hidden = !view.hasSession;
@@ -121,30 +121,6 @@ export function showFilm(isFilm) {
   element("film").hidden = !isFilm;
   element("film").setAttribute("aria-label", element("face").getAttribute("aria-label"));
   element("face").setAttribute("aria-hidden", String(isFilm));
-}
-
-/**
- * Shows what is said.
- * @param {import("./client/captions.js").Caption} caption
- */
-export function showCaption({ role, id, text }) {
-  const list = element("captions");
-  list.hidden = false;
-  let item = list.querySelector(`[data-id="${CSS.escape(id)}"]`);
-  if (!item) {
-    item = document.createElement("li");
-    Object.assign(item.dataset, { id, role });
-    item.dir = "auto";
-    list.append(item);
-    while (list.children.length > CAPTIONS_SHOWN) list.firstElementChild.remove();
-  }
-  item.textContent = text;
-}
-
-/** Forgets what was said. */
-export function clearCaptions() {
-  element("captions").hidden = true;
-  element("captions").replaceChildren();
 }
 
 /**

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from localcluster.faults.machine_clock import Waits
 
+pytestmark = pytest.mark.realtime
+
 
 class Machine:
     """A machine whose times a test sets."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Start = Callable[..., Any]
     Until = Callable[..., Awaitable[None]]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 KEY = "a-key-of-some-length"
 MASTER = "a-master-secret-of-the-operator"

@@ -163,6 +163,19 @@ test("binary media is numbered with the other messages, and sent sound counts al
   assert.deepEqual([second.sent[1][7], second.sent[1][31]], [2, 5]);
 });
 
+test("a patch in a binary message has its place and its image", async () => {
+  const { events, next, states } = start();
+  const socket = await next();
+  socket.open();
+  socket.receive(created);
+  const place = [0, 16, 1, 2, 0, 64, 0, 32, 0, 0, 0, 9];
+  socket.receiveBytes(binary(2, 1, { flags: 9, index: 0, payload: [...place, 255, 216] }));
+  const { rect, source_frame: source, data } = events.at(-1);
+  assert.deepEqual([rect, source, [...data]], [[16, 258, 64, 32], 9, [255, 216]]);
+  socket.receiveBytes(binary(3, 1, { flags: 8, payload: [1] }));
+  assert.equal(states.at(-1)[1].error.code, "invalid_binary_frame");
+});
+
 for (const [field, spoil] of [["message", (bytes) => bytes.slice(0, 31)], ["magic", (bytes) => { bytes[0] = 1; }],
   ["version", (bytes) => { bytes[1] = 2; }], ["kind", (bytes) => { bytes[2] = 16; }],
   ["payload_length", (bytes) => { bytes[23] = 5; }]]) {
@@ -234,6 +247,22 @@ test("a cut before the answer is resumed with the same token", async () => {
   const third = await next();
   await resume(third, { last: 1, messages: 0 });
   assert.deepEqual(states.map(([state]) => state), ["open", "reconnecting", "open"]);
+});
+
+test("a server that lets a resumption wait says why, and the client tries again", async () => {
+  const { next, states } = start();
+  const first = await next();
+  first.open();
+  first.receive(created);
+  first.cut();
+  const second = await next();
+  second.open();
+  second.receive({ type: "error", error: { code: "rate_limit_exceeded", message: "m" } });
+  second.cut(1013);
+  assert.equal(states.at(-1)[0], "reconnecting");
+  assert.match(states.at(-1)[1].reason.sentence, /lost too often/);
+  await resume(await next(), { last: 1, messages: 0 });
+  assert.equal(states.at(-1)[0], "open");
 });
 
 test("a server that refuses the resumption ends the session, with its reason", async () => {

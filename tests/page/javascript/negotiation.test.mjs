@@ -66,3 +66,14 @@ test("what was heard is told every 200 ms, and the end of a response at once and
   now = 500; at(2401000 / 24000); // nothing new
   assert.deepEqual(told, [["r", 0], ["r", 200.5], ["r", 2401000 / 24000]]);
 });
+
+test("an option of few values is refused by its name, and so are patches that nobody draws", () => {
+  assert.throws(() => checkOptions({ mode: "bogus" }), /^TypeError: mode is "bogus", must be one of auto, h264,/);
+  assert.throws(() => checkOptions({ transport: "json2" }), /transport is "json2", must be one of json, binary/);
+  assert.throws(() => checkOptions({ flow: "" }), /flow is ""/);
+  assert.throws(() => checkOptions({ idle: true }), /idle is true, must be one of none, stream/);
+  const session = { avatar: { video: { region: "patch" } } };
+  assert.throws(() => checkOptions({ canvas: {}, session }), /session.avatar.video.region is "patch"/);
+  checkOptions({ session, mode: "jpeg" }); // the program draws
+  checkOptions({ canvas: {}, session: { avatar: { video: { region: "full" } } } });
+});

@@ -6,7 +6,7 @@ import test from "node:test";
 
 const PAGE = new URL("../../../runtime/avatar_contracts/page/", import.meta.url);
 const load = (name) => import(new URL(name, PAGE));
-const { describeClose } = await load("client/close-codes.js");
+const { describeClose, describeDelay } = await load("client/close-codes.js");
 const { codecOf } = await load("client/decoders.js");
 const { BURST_S, LEAD_S, Pacer, sendPaced } = await load("client/pacing.js");
 const pcm = await load("client/pcm.js");
@@ -14,6 +14,8 @@ const { Resampler } = await load("client/resampler.js");
 const { SilentSound } = await load("client/sound.js");
 const { Timeline } = await load("client/timeline.js");
 const { Captions } = await load("client/captions.js");
+const { divide, lastSentence } = await load("captions.js");
+const choices = await load("choices.js");
 const { advance, NEXT, queueSentence, VIEW } = await load("states.js");
 
 test("samples survive base64 and the conversion to floats", () => {
@@ -187,4 +189,38 @@ test("a caller who waits is told the place and the time", () => {
   assert.equal(queueSentence(1, null), "You are next.");
   assert.equal(queueSentence(3, 20400), "You are number 3 in the queue, about 20\u00a0s.");
   assert.equal(queueSentence(9, 240000), "You are number 9 in the queue, about 4\u00a0min.");
+});
+
+test("a caption is the newest sentence, in parts that fit", () => {
+  assert.equal(lastSentence("Good morning. How are you? "), "How are you?");
+  assert.equal(lastSentence(""), "");
+  const fits = (text) => text.length <= 12;
+  assert.deepEqual(divide("Short.", fits), ["Short."]);
+  assert.deepEqual(divide("Four score and seven years ago.", fits), ["Four score", "and seven", "years ago."]);
+  assert.deepEqual(divide("Donaudampfschifffahrt ahoi", fits), ["Donaudampfschifffahrt", "ahoi"]);
+  const chinese = divide("\u4eca\u5929\u5929\u6c14\u5f88\u597d\u6211\u4eec\u53bb\u516c\u56ed\u6563\u6b65", (text) => text.length <= 6);
+  assert.ok(chinese.length > 1);
+  assert.ok(chinese.every((part) => part.length <= 6));
+});
+
+test("an address chooses what exists, and each other value is told", () => {
+  const of = (text) => new URLSearchParams(text);
+  assert.deepEqual(choices.choose(of("")),
+    { video: "auto", transport: "binary", flow: "ack", idle: "stream" });
+  assert.deepEqual(choices.choose(of("video=none&transport=carrier-pigeon&flow=clock")),
+    { video: "none", transport: "binary", flow: "clock", idle: "stream" });
+  assert.deepEqual(choices.faults(of("video=none&avatar=ben"), ["anna", "ben"]), []);
+  assert.deepEqual(choices.faults(of("avatar=nobody"), []), []); // no pod runs, nobody knows
+  assert.deepEqual(choices.faults(of("transport=json2&avatar=nobody"), ["anna"]), [
+    "The address says transport=json2, which is none of binary, json. The page uses binary.",
+    "The avatar nobody does not exist. The page shows anna.",
+  ]);
+  assert.ok(choices.faults(of(`idle=${"x".repeat(9000)}`), [])[0].length < 200);
+});
+
+test("a session that has to wait before it is resumed says why", () => {
+  const sentences = ["rate_limit_exceeded", "no_capacity", "not_ready", "other", undefined]
+    .map((code) => describeDelay(code).sentence);
+  for (const sentence of sentences) assert.match(sentence, /^[A-Z][^_]*\.$/);
+  assert.equal(new Set(sentences).size, 4);
 });

@@ -19,7 +19,7 @@ from avatar_contracts import labels
 if TYPE_CHECKING:
     from tests.runtime.serving.conftest import Serve
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 RATE = 24_000
 CHUNK = RATE * 2 * 40 // 1000

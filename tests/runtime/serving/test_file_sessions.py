@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.batching.frames import FrameRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 FPS: Final = 25
 MARKED: Final = range(10, 13)

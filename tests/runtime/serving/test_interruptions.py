@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.runtime.serving.conftest import Client, Event, Serve
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 SESSIONS = 8
 TURNS = 6

@@ -12,7 +12,7 @@ from localcluster import live_speaker, runtime_process
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 SECONDS = 15.0
 SCHEDULING_S = 0.25  # what a busy machine adds

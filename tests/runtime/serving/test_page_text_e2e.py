@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 AVATARS = runtime_page.ROOT / "examples/avatars"
 
 pytestmark = [
+    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),

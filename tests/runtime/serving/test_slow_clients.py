@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from avatar_client.traces import Response
 
+pytestmark = pytest.mark.realtime
+
 
 def test_a_bucket_lets_its_rate_pass_and_a_burst_at_once() -> None:
     bucket = TokenBucket(1000.0, 500.0, 10.0)

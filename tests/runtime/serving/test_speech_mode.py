@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.runtime.serving.conftest import Client, Serve, Served
     from tests.runtime.upstream.endpoints import Handler
 
+pytestmark = pytest.mark.realtime
+
 TRANSCRIPT = "response.output_audio_transcript.delta"
 SOUND = bytes(range(256)) * 75  # 400 ms at 24 kHz
 KEY = "sk-not-to-be-shown"

@@ -14,6 +14,8 @@ const OUTPUT_AUDIO = 4;
 const INPUT_AUDIO = 16;
 const KEYFRAME = 1;
 const IDLE = 4;
+const PATCH = 8;
+const PATCH_BYTES = 12; // before the image
 const MAX_RESPONSES = 64; // whose number is known; a server sends media of the last one only
 
 /** Turns messages of a server into events; media of a binary message has `data` for `delta`. */
@@ -72,10 +74,13 @@ export class MessageReader {
       response_id: isIdle ? null : this.responses.get(view.getUint32(12)) ?? null,
     };
     if (!mode) return { type: "response.output_audio.delta", ...this.part, ...media };
+    const place = flags & PATCH ? placeOf(view) : null;
+    if (place) media.data = media.data.subarray(PATCH_BYTES);
     return {
       type: "response.video.delta", mode, codec: mode === "jpeg" ? "jpeg" : "h264",
       item_id: isIdle ? null : this.part.item_id, output_index: 0, frame_index: view.getUint32(16),
       keyframe: Boolean(flags & KEYFRAME), idle: isIdle, ...media,
+      ...place,
     };
   }
 }
@@ -119,6 +124,17 @@ export class SoundWriter {
     message.set(payload, HEADER_BYTES);
     return message;
   }
+}
+
+/**
+ * Returns where the image of a patch belongs, and over which picture.
+ * @param {DataView} view Of the whole message.
+ */
+function placeOf(view) {
+  const needed = HEADER_BYTES + PATCH_BYTES;
+  if (view.byteLength < needed) throw wrong("message", view.byteLength, needed);
+  const rect = [0, 2, 4, 6].map((offset) => view.getUint16(HEADER_BYTES + offset));
+  return { rect, source_frame: view.getUint32(HEADER_BYTES + 8) };
 }
 
 /**

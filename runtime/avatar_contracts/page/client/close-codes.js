@@ -31,6 +31,26 @@ const REASONS = {
 };
 
 /**
+ * Why a session cannot be resumed at this moment (1013); the next attempt comes by itself.
+ * @type {Readonly<Record<string, string>>}
+ */
+const DELAYS = {
+  rate_limit_exceeded: "The connection was lost too often. The server lets it wait some seconds.",
+  no_capacity: "The server has too many connections at the moment.",
+  not_ready: "The server of this conversation does not answer at the moment.",
+};
+
+/**
+ * Returns why a session that is being resumed has to wait.
+ * @param {string | undefined} error Code of the error of the server.
+ * @returns {CloseReason}
+ */
+export function describeDelay(error = "") {
+  const sentence = DELAYS[error] ?? "The server cannot continue the conversation at the moment.";
+  return { code: 1013, sentence, resumable: true };
+}
+
+/**
  * Returns what a close code means.
  * @param {number} code
  * @returns {CloseReason}

@@ -1,7 +1,7 @@
 /** One session over one WebSocket, and over further ones if a connection is lost. */
 
 import { MessageReader, SoundWriter } from "./binary-media.js";
-import { describeClose } from "./close-codes.js";
+import { describeClose, describeDelay } from "./close-codes.js";
 import { subprotocols } from "./credentials.js";
 import { SessionError } from "./errors.js";
 import { MessageLog } from "./message-log.js";
@@ -19,7 +19,7 @@ export const NEXT = {
   connecting: ["queued", "open", "closed"],
   queued: ["queued", "open", "closed"],
   open: ["reconnecting", "closed"],
-  reconnecting: ["open", "closed"],
+  reconnecting: ["reconnecting", "open", "closed"],
   closed: [],
 };
 
@@ -227,7 +227,8 @@ export class Connection {
     this.#isResumed = false;
     if (this.state === "closed") return;
     if (this.state === "reconnecting") {
-      if (!reason.resumable && code !== 1013) this.#end(code, this.refusal);
+      if (code === 1013) this.#enter("reconnecting", { reason: describeDelay(this.refusal?.code) });
+      else if (!reason.resumable) this.#end(code, this.refusal);
     } else if (this.state === "open" && reason.resumable && this.resume) {
       this.#enter("reconnecting", { reason });
       void this.#reconnect(this.resume.ttl_ms);

@@ -13,6 +13,8 @@ import { SessionError } from "./errors.js";
  * @property {number} epoch
  * @property {boolean} keyframe
  * @property {boolean} idle Belongs to no response; shown at once.
+ * @property {[number, number, number, number]} [rect] Of a patch: left, top, width and height, pixels.
+ * @property {number} [sourceFrame] Of a patch: the picture of the avatar in silence that it covers.
  */
 
 /**

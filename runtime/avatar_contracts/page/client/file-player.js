@@ -50,7 +50,9 @@ export class FilePlayer {
     this.busyUntilS = 0; // where the last response in the file ends
     this.onProgress = on.onProgress;
     this.isBlocked = false;
-    this.underruns = this.drawn = 0;
+    /** @type {import("./timeline.js").Timeline | null} Where the responses are in the file. */
+    this.timeline = null;
+    this.underruns = this.drawn = this.drawnIdle = 0;
     /** @type {number[]} Milliseconds between the time of the element and of the picture it shows. */
     this.skews = [];
     /** @type {number[]} When the last pictures were shown, milliseconds. */
@@ -79,13 +81,19 @@ export class FilePlayer {
     video.addEventListener("error", () => this.#fail(video.error?.message ?? "it cannot be decoded"), options);
     const watch = (/** @type {number} */ _now, /** @type {VideoFrameCallbackMetadata} */ { mediaTime }) => {
       if (this.ending.signal.aborted) return;
-      this.drawn++;
+      if (this.#isSpeech(mediaTime)) this.drawn++;
+      else this.drawnIdle++;
       this.skews.push((mediaTime - video.currentTime) * 1000);
       this.times.push(performance.now());
       if (this.times.length > KEPT_TIMES) { this.times.shift(); this.skews.shift(); }
       video.requestVideoFrameCallback(watch);
     };
     if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(watch);
+  }
+
+  /** @param {number} atS When a picture starts; its middle says whose it is. */
+  #isSpeech(atS) {
+    return (this.timeline?.lengthBetween((atS + 0.01) * RATE, (atS + 0.02) * RATE) ?? 0) > 0;
   }
 
   /**

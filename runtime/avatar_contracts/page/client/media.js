@@ -1,5 +1,6 @@
 /** Plays what a session receives: the sound is the clock, and frames follow it. */
 
+import { Captions } from "./captions.js";
 import { decodeBase64, fromBytes, RATE } from "./pcm.js";
 import { Timeline } from "./timeline.js";
 
@@ -19,6 +20,8 @@ const MAX_AHEAD_S = 60; // of sound that a suspended page does not play
  *   As it is received.
  * @property {(responseId: string) => void} onStarted The first sound of a response is played.
  * @property {(responseId: string, status: string) => void} onFinished The last one has been heard.
+ * @property {(caption: import("./captions.js").Caption) => void} onCaption What is said has begun to
+ *   be heard.
  */
 
 export class Media {
@@ -43,7 +46,11 @@ export class Media {
     this.current = "";
     this.started = "";
     this.isHeard = false; // from the first sound of a response to its last
-    this.received = 0;
+    this.received = this.receivedIdle = 0; // frames of responses, and of silence
+    this.playedSamples = 0; // of all responses
+    this.counted = 0; // position up to which they are counted
+    this.captions = new Captions();
+    this.last = { id: "", epoch: 0 }; // response
     this.hasVideo = true;
   }
 
@@ -53,7 +60,14 @@ export class Media {
    */
   use({ sound, video, file }) {
     this.clear();
-    Object.assign(this, { sound, video, file });
+    Object.assign(this, { sound, video });
+    this.attach(file);
+  }
+
+  /** @param {import("./file-player.js").FilePlayer | null} file Plays sound and pictures. */
+  attach(file) {
+    this.file = file;
+    if (file) file.timeline = this.timeline;
   }
 
   /**
@@ -67,6 +81,9 @@ export class Media {
       // What is not heard yet is stale, whatever raised the epoch.
       if (!isFirst) this.clear();
     }
+    if (event.type === "response.created") this.last = { id: event.response.id, epoch: event.epoch };
+    const isStale = event.response_id === this.last.id && this.last.epoch < this.epoch;
+    if (!isStale) this.captions.add(event, this.timeline.end);
     if (event.type === "response.output_audio.delta") this.#addSound(event);
     else if (event.type === "response.video.delta") this.#addFrame(event);
     else if (event.type === "response.output_audio.done" && event.response_id === this.current) {
@@ -103,6 +120,8 @@ export class Media {
   update(leadS) {
     const position = this.sound.position();
     this.video?.update(position, leadS);
+    this.#count(position);
+    for (const caption of this.captions.takeHeard(position)) this.on.onCaption(caption);
     const { moment } = this;
     if (moment && moment.responseId !== this.started && position > 0) {
       this.started = moment.responseId;
@@ -116,8 +135,17 @@ export class Media {
     }
   }
 
+  /** @param {number} position */
+  #count(position) {
+    this.playedSamples += this.timeline.lengthBetween(this.counted, position);
+    this.counted = position;
+  }
+
   /** Stops the sound and forgets everything that is not played. */
   clear() {
+    this.#count(this.sound.position());
+    this.counted = 0;
+    this.captions.clear();
     if (this.starting) clearTimeout(this.starting);
     this.starting = null;
     this.held = [];
@@ -181,8 +209,10 @@ export class Media {
       data: bytesOf(event), mode: event.mode ?? event.codec, responseId: event.response_id,
       frameIndex: event.frame_index, ptsMs: event.pts_ms, epoch: event.epoch,
       keyframe: event.keyframe ?? true, idle: event.idle ?? false,
+      ...(event.rect ? { rect: event.rect, sourceFrame: event.source_frame } : {}),
     };
-    if (!frame.idle) this.received++;
+    if (frame.idle) this.receivedIdle++;
+    else this.received++;
     this.on.onFrame(frame);
     if (isFile) { this.#addToFile(frame, event.item_id); return; }
     // A picture of silence is due when the sound that has come is over.

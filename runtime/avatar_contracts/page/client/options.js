@@ -31,14 +31,33 @@
  * @property {typeof globalThis.fetch} [fetch] Defaults to the global one.
  */
 
+/** The values of the options that have few. */
+const VALUES = /** @type {const} */ ({
+  mode: ["auto", "h264", "jpeg", "fmp4", "none"],
+  transport: ["json", "binary"],
+  flow: ["clock", "ack"],
+  idle: ["none", "stream"],
+});
+
 /**
- * Checks the options that contradict each other.
+ * Checks the options that have few values, and those that contradict each other.
  * @param {Options} options
  * @throws {TypeError}
  */
-export function checkOptions({ canvas, video, mode }) {
+export function checkOptions(options) {
+  const { canvas, video, mode, session } = options;
   if (typeof video === "string") {
     throw new TypeError(`video is "${video}", must be a video element; the mode is the option "mode"`);
+  }
+  for (const [name, values] of Object.entries(VALUES)) {
+    const value = /** @type {Record<string, unknown>} */ (options)[name];
+    if (value === undefined || values.some((each) => each === value)) continue;
+    throw new TypeError(`${name} is ${JSON.stringify(value)}, must be one of ${values.join(", ")}`);
+  }
+  const { region } = /** @type {any} */ (session)?.avatar?.video ?? {};
+  if (region === "patch" && (canvas || video)) {
+    throw new TypeError('session.avatar.video.region is "patch", which is not drawn; leave it out, or '
+      + "leave out canvas and video and draw the frames yourself");
   }
   if (canvas && video) throw new TypeError("canvas and video are given, must be one of them");
   if (mode === "fmp4" && !video) throw new TypeError('mode is "fmp4", which needs a video element');

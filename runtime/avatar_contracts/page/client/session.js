@@ -1,7 +1,6 @@
 /** The public object: one session with an avatar. */
 
 import { Acknowledgements } from "./acknowledgements.js";
-import { Captions } from "./captions.js";
 import { Connection } from "./connection.js";
 import { SessionError } from "./errors.js";
 import { Media } from "./media.js";
@@ -35,7 +34,8 @@ export function createSession(options) {
  *   `reconnecting`, `code`, `sentence` and `error` when `closed`;
  * - `speaking` `{responseId}`, `finished` `{responseId, status}`: as they are heard;
  * - `listening` `{level}`: 50 times a second while the microphone is on, 0 to 1;
- * - `caption` `{role, id, text, isFinal}`: what the avatar or the user says, if there are transcripts;
+ * - `caption` `{role, id, text, isFinal}`: what the user says, and what the avatar says when it is
+ *   heard, if there are transcripts;
  * - `interrupted`: new speech or `interrupt()` ended what was heard;
  * - `error` and `warning`: the error object of the server;
  * - `video` `{mode}`: the video is played in another mode than was asked for;
@@ -61,7 +61,6 @@ export class Session extends EventTarget {
     this.acknowledgements = new Acknowledgements((fields) => this.connection.send({
       type: "output_video_buffer.ack", event_id: "js_ack", ...fields, seq: this.connection.lastSeq,
     }, { isQuiet: true }));
-    this.captions = new Captions();
     const fetch = options.fetch ?? globalThis.fetch?.bind(globalThis);
     const Socket = options.WebSocket ?? globalThis.WebSocket;
     if (!Socket) throw new SessionError("no_websocket", "Pass a WebSocket: there is no global one.");
@@ -161,6 +160,7 @@ export class Session extends EventTarget {
         this.options.onFrame?.(frame);
       },
       onAudio: (part) => this.options.onAudio?.(part),
+      onCaption: (caption) => this.#emit("caption", caption),
       onStarted: (responseId) => this.#emit("speaking", { responseId }),
       onFinished: (responseId, status) => {
         this.#acknowledge(true);
@@ -168,7 +168,7 @@ export class Session extends EventTarget {
         this.#emit("finished", { responseId, status });
       },
     });
-    this.media.file = file;
+    this.media.attach(file);
     if (this.state === "closed") { await this.media.close(); return; }
     this.#run();
     await this.connection.open();
@@ -261,8 +261,6 @@ export class Session extends EventTarget {
     } else if (event.type === "error" || event.type === "warning") {
       this.#emit(event.type, event[event.type]);
     }
-    const caption = this.captions.take(event);
-    if (caption) this.#emit("caption", caption);
     this.#emit("event", event);
   }
 

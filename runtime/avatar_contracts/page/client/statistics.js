@@ -1,5 +1,7 @@
 /** Figures of a session, for engineers. */
 
+import { RATE } from "./pcm.js";
+
 const WINDOW_MS = 5000;
 
 export class Statistics {
@@ -50,8 +52,11 @@ export function describe(figures, media, avatar) {
     framesPerS: (pictures?.times.filter((at) => at > since).length ?? 0) / 2,
     skewMs: quantile((pictures?.skews ?? []).map(Math.abs), 0.95),
     received: media?.received ?? 0,
+    receivedIdle: media?.receivedIdle ?? 0,
     drawn: pictures?.drawn ?? 0,
+    drawnIdle: pictures?.drawnIdle ?? 0,
     dropped: pictures?.dropped ?? 0,
+    playedS: (media?.playedSamples ?? 0) / RATE,
     underruns: media?.sound.underruns ?? 0,
     bufferedMs: (media?.bufferedS ?? 0) * 1000,
     kbitPerS: figures.kbitPerS,

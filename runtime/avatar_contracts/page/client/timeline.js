@@ -103,6 +103,19 @@ export class Timeline {
     return segment ? segment.from + (ptsMs - segment.ptsMs) * this.rate / 1000 : null;
   }
 
+  /**
+   * Returns how much sound lies between two positions, of which the first is not over a second old.
+   * @param {number} from
+   * @param {number} to
+   * @returns {number} Samples.
+   */
+  lengthBetween(from, to) {
+    return this.segments.reduce((sum, segment) => {
+      const end = Math.min(to, segment.from + segment.length);
+      return sum + Math.max(0, end - Math.max(from, segment.from));
+    }, 0);
+  }
+
   /** Forgets everything; positions count from 0 again. */
   clear() {
     this.segments = [];

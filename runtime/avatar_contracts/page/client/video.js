@@ -38,7 +38,7 @@ export class Video {
     this.decoders = {};
     this.failures = 0;
     this.lastDue = -Infinity;
-    this.drawn = 0;
+    this.drawn = this.drawnIdle = 0;
     this.dropped = 0;
     /** @type {number[]} Milliseconds between the time of the sound and of the frame drawn at it. */
     this.skews = [];
@@ -165,7 +165,8 @@ export class Video {
     this.lastDue = entry.due;
     this.times.push(performance.now());
     if (this.times.length > KEPT_TIMES) this.times.shift();
-    if (!entry.frame.idle) {
+    if (entry.frame.idle) this.drawnIdle++;
+    else {
       this.drawn++;
       this.skews.push((entry.due - position) * 1000 / this.rate);
       if (this.skews.length > KEPT_TIMES) this.skews.shift();
