@@ -104,8 +104,7 @@ async def test_a_browser_sees_and_hears_the_avatar(
                 int, re.findall(r"\d+", await page.locator("#frames").inner_text())
             )
             assert face != before
-            assert received + dropped == 186  # a slow machine drops frames, and loses none
-            assert received > 93
+            assert (received, dropped) == (186, 0)
             assert drawn + late == received
             assert drawn > 0.9 * received
 
