@@ -116,24 +116,19 @@ async def test_a_browser_is_asked_for_the_key_at_once(
     async with start_gateway() as gateway:
         service = {"metadata": {"name": "concierge", "namespace": "acme", "resourceVersion": "2"}}
         fake.events["avatarservices"].put_nowait({"type": "ADDED", "object": service})
-        async with asyncio.timeout(20):
-            while await gateway.status("/readyz") != 200:  # noqa: ASYNC110  another process
-                await asyncio.sleep(0.05)
         async with _page(f"http://127.0.0.1:{gateway.ports[0]}/?model=acme/concierge") as page:
             key = page.get_by_label("Access key")
-            await expect(key).to_be_focused(timeout=20_000)
+            await expect(key).to_be_focused(timeout=10_000)
             await expect(page.get_by_role("button", name="Talk")).to_be_hidden()
             await page.screenshot(path=_screenshot("key"))
             await key.fill("wrong")
             await key.press("Enter")
-            await expect(page.get_by_role("alert")).to_have_text(
-                "This key is not accepted.", timeout=20_000
-            )
+            await expect(page.get_by_role("alert")).to_have_text("This key is not accepted.")
             await page.screenshot(path=_screenshot("key-refused"))
             await key.fill(KEY)
             await key.press("Enter")
             # No pod runs: a session may wait for one.
-            await expect(page.locator("#status")).to_have_text("Ready", timeout=20_000)
+            await expect(page.locator("#status")).to_have_text("Ready", timeout=10_000)
             stored = "() => [localStorage.length, sessionStorage.length, document.cookie]"
             assert await page.evaluate(stored) == [0, 0, ""]
 
