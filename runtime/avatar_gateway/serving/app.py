@@ -18,7 +18,7 @@ from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
 from avatar_gateway.serving import answers, page, probes, proxy, upgrade
 from avatar_gateway.serving.avatars import Avatars
-from avatar_gateway.serving.connection import Connection
+from avatar_gateway.serving.connection import connection_of
 from avatar_gateway.serving.models import Models
 from avatar_gateway.serving.wait_queue import WaitQueues
 
@@ -136,9 +136,9 @@ class Gateway:
             return await self._wait(session_request, request)
         response, caller = await self._accept(request, placed)
         if session_request.resume is not None:
-            _connection(request).message_awaited()
+            connection_of(request).message_awaited()
         await self._proxy_session(
-            session_request.model, placed, caller, _connection(request).message_arrived
+            session_request.model, placed, caller, connection_of(request).message_arrived
         )
         return response
 
@@ -160,7 +160,7 @@ class Gateway:
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
         self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
-        return requests.parse(query, request.path, _connection(request).caller)
+        return requests.parse(query, request.path, connection_of(request).caller)
 
     async def _place(
         self,
@@ -279,12 +279,6 @@ class Gateway:
         response, caller = await upgrade.accept(request, self._budget, None)
         await _send_error_and_close(caller, error, code)
         return response
-
-
-def _connection(request: web.Request) -> Connection:
-    connection = request.protocol
-    assert isinstance(connection, Connection)
-    return connection
 
 
 @web.middleware

@@ -12,13 +12,14 @@ from aiohttp import web
 
 from avatar_gateway import errors
 from avatar_gateway.serving import answers
-from avatar_gateway.serving.connection import Connection
+from avatar_gateway.serving.connection import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving.auth import Authenticator
+    from avatar_gateway.serving.connection import Connection
     from avatar_gateway.serving.placement import Fetched, Placer
 
 _PATH: Final = "/v1/avatars"
@@ -76,7 +77,7 @@ class Avatars:
             if name and not _NAME.fullmatch(name):
                 message = "the name of an avatar has letters, digits, '-', '_' and '.' only"
                 raise errors.Rejection("invalid_query", message, param="avatar")
-            fetched = await self._fetch_unless_left(_connection(request), model, path)
+            fetched = await self._fetch_unless_left(connection_of(request), model, path)
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
             return answers.of_rejection(rejection)
@@ -107,9 +108,3 @@ class Avatars:
         if fetching.cancelled():
             raise ConnectionResetError("the caller left")
         return fetching.result()
-
-
-def _connection(request: web.Request) -> Connection:
-    connection = request.protocol
-    assert isinstance(connection, Connection)
-    return connection

@@ -217,3 +217,10 @@ class Connection(RequestHandler):
     def _end_at_deadline(self) -> None:
         self._listener.count("deadline")
         self.close_at_once()
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """Return the connection of a request."""
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    return connection

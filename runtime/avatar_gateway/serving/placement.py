@@ -15,6 +15,7 @@ from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.core.frames import NORMAL
 from avatar_gateway.serving import upgrade
+from avatar_gateway.serving.pod_answers import read_body
 from avatar_gateway.serving.session_mover import SessionMover
 
 if TYPE_CHECKING:
@@ -143,11 +144,7 @@ class Placer:
             if response.content_type not in _MEDIA_TYPES:
                 # A tenant may run an image of its own: no page of a pod has the gateway's origin.
                 raise errors.PodError(pod.key, f"its answer is {response.content_type[:64]}")
-            body = await response.content.read(_MAX_BODY_BYTES + 1)
-            while body and not response.content.at_eof() and len(body) <= _MAX_BODY_BYTES:
-                body += await response.content.read(_MAX_BODY_BYTES + 1 - len(body))
-            if len(body) > _MAX_BODY_BYTES:
-                raise errors.PodError(pod.key, f"its answer has over {_MAX_BODY_BYTES} bytes")
+            body = await read_body(response, pod.key, _MAX_BODY_BYTES)
             wait = response.headers.get("Retry-After", "")
             headers = {"Retry-After": wait} if _SECONDS.fullmatch(wait) else {}
             return Fetched(response.status, response.content_type, body, headers)

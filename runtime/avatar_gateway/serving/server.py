@@ -25,7 +25,7 @@ from avatar_gateway.core.connections import (
     is_trusted,
 )
 from avatar_gateway.serving import answers
-from avatar_gateway.serving.connection import Connection
+from avatar_gateway.serving.connection import Connection, connection_of
 
 if TYPE_CHECKING:
     import ssl
@@ -77,8 +77,7 @@ class Listener:
     @web.middleware
     async def _follow(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Tell the connection when it handles a request."""
-        connection = request.protocol
-        assert isinstance(connection, Connection)
+        connection = connection_of(request)
         client, connection.caller = None, address_key(connection.peer)
         if is_trusted(connection.peer, self._trusted):
             client = client_of(request.headers.getall("X-Forwarded-For", []), self._trusted)

@@ -19,6 +19,7 @@ import aiohttp
 from avatar_contracts import labels, tokens
 from avatar_gateway import errors
 from avatar_gateway.core import routing
+from avatar_gateway.serving.pod_answers import read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -225,12 +226,7 @@ class SessionMover:
         async with self._http.post(
             address, data=body, headers=headers, allow_redirects=False, middlewares=()
         ) as response:
-            received = bytearray()
-            async for part in response.content.iter_chunked(64 * 1024):
-                received += part
-                if len(received) > most:
-                    raise errors.PodError(pod.key, f"its answer has over {most} bytes")
-            return Answer(response.status, bytes(received))
+            return Answer(response.status, await read_body(response, pod.key, most))
 
 
 def _now() -> float:

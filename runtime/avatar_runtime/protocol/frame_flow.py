@@ -5,6 +5,7 @@ Flow control follows docs/wire-protocol.md, "Flow control".
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final, Generic
@@ -291,10 +292,9 @@ class FrameFlow(Generic[W]):
         """
         unsettled = 0 if turn is None else turn.settled - turn.positions
         credit = self._credits.export(unsettled, now)
-        self._pacer.remove_frames(unsettled)
-        pacer = document_fields.export(self._pacer, Pacer.STATE, now)
-        self._pacer.remove_frames(-unsettled)
-        return {"pacer": pacer, "credits": credit}
+        pacer = copy(self._pacer)
+        pacer.remove_frames(unsettled)
+        return {"pacer": document_fields.export(pacer, Pacer.STATE, now), "credits": credit}
 
     def restore(self, fields: StrictFields, mode: FlowMode, now: float) -> None:
         """Continue from what another session has exported; `mode` is what counts.
