@@ -70,9 +70,7 @@ _CONFIG: Final[Table] = {
     "asked_start": Maybe(Choice(StartTrigger)),
     **{name: Object() for name in _STORED},
 }
-_CROP: Final[Table] = {
-    name: Count(0, PIXEL_RANGE[1]) for name in ("left", "top", "right", "bottom")
-}
+_CROP: Final[Table] = {name: Count() for name in ("left", "top", "right", "bottom")}
 _DETECTION: Final[Table] = {
     "threshold": Number(0, 1),
     "prefix_padding_ms": Count(*PREFIX_PADDING_MS),

@@ -193,6 +193,14 @@ class Drive(Generic[W]):
 
     # Moving
 
+    def check_movable(self) -> None:
+        """Check that the session can move to another pod.
+
+        Raises:
+            ProtocolError: it cannot as it is now.
+        """
+        self.speech.check_movable()
+
     def export(self, now: float) -> dict[str, object]:
         """Return the state as plain values.
 

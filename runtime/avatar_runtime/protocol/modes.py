@@ -82,6 +82,14 @@ class Mode(Protocol[W]):
         """
         ...
 
+    def check_movable(self) -> None:
+        """Check that the session can move to another pod.
+
+        Raises:
+            ProtocolError: it cannot as it is now.
+        """
+        ...
+
     def export(self, now: float) -> dict[str, object]:
         """Return the state as plain values, for another pod.
 

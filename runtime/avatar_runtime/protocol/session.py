@@ -376,6 +376,14 @@ class Session(Generic[W]):
         """What the client cannot change."""
         return self._read_only
 
+    def check_movable(self) -> None:
+        """Check that the session can move to another pod: without `export`, which takes longer.
+
+        Raises:
+            ProtocolError: it cannot as it is now.
+        """
+        self._mode.check_movable()
+
     def export(self, now: float) -> dict[str, object]:
         """Return the state as plain values, for another pod; nothing changes.
 

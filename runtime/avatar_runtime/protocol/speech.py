@@ -413,6 +413,15 @@ class Speech(Generic[W]):
 
     # Moving
 
+    def check_movable(self) -> None:
+        """Check that another pod can continue the speech.
+
+        Raises:
+            ProtocolError: the session is one file, which another encoder cannot continue.
+        """
+        if self.config.video is VideoMode.FMP4:
+            raise not_movable("its video is one file (mode fmp4), which only this pod can continue")
+
     def export(self, now: float) -> dict[str, object]:
         """Return the state as plain values.
 
@@ -421,8 +430,7 @@ class Speech(Generic[W]):
         Raises:
             ProtocolError: the session is one file, which another encoder cannot continue.
         """
-        if self.config.video is VideoMode.FMP4:
-            raise not_movable("its video is one file (mode fmp4), which only this pod can continue")
+        self.check_movable()
         turn = None if self._active is None else self._active.turn
         return {
             **document_fields.export(self, _STATE, now),

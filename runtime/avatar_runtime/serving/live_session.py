@@ -187,7 +187,7 @@ class LiveSession:
         """
         try:
             self._check_resumable()
-            self.session.export(self.clock())
+            self.session.check_movable()
         except ProtocolError as error:
             _log.debug("session not asked to move session=%s reason=%s", self.session.id, error)
             return
@@ -210,7 +210,7 @@ class LiveSession:
         self._check_resumable()
         if self.is_moving or self.session.closing is not None:
             raise not_movable("it moves already, or has ended")
-        describe(self)  # what cannot move keeps its connection
+        self.session.check_movable()  # what cannot move keeps its connection
         move = self._move = _Move(describe, asyncio.get_running_loop().create_future())
         if self._connection is not None:
             self._tell_migrate(self._connection, "moved", 0.0)

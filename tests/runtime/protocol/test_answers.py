@@ -76,6 +76,9 @@ class Puppet:
     def listen(self, now: float) -> bool:
         return False
 
+    def check_movable(self) -> None:
+        raise AssertionError("this session stays where it is")
+
     def export(self, now: float) -> dict[str, object]:
         raise AssertionError("this session stays where it is")
 

@@ -569,3 +569,10 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], param: st
     with pytest.raises(ProtocolError) as found:
         config_document.read(StrictFields(document), {"anna": anna})
     assert found.value.param == param
+
+
+def test_a_crop_of_a_large_picture_moves() -> None:
+    anna = Character("anna", 3840, 2160)
+    config = SessionConfig(anna, crop=Crop(1800, 0, 3840, 2160))
+    document = json.loads(json.dumps(config_document.export(config)))
+    assert config_document.read(StrictFields(document), {"anna": anna}) == config

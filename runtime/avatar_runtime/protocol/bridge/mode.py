@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.strict_fields import StrictFields
 
+_STAYS: Final = "its conversation is in the connection of this pod to the upstream"
+
 
 class Bridge(Generic[W]):
     """The mode of a session whose answers come from an upstream."""
@@ -55,13 +57,21 @@ class Bridge(Generic[W]):
         """Return the session object for the client."""
         return upstream_session.merged(session, self.upstream.settings.upstream)
 
-    def export(self, now: float) -> dict[str, object]:
+    def check_movable(self) -> None:
         """Refuse: the conversation is in the connection to the upstream.
 
         Raises:
             ProtocolError: always.
         """
-        raise not_movable("its conversation is in the connection of this pod to the upstream")
+        raise not_movable(_STAYS)
+
+    def export(self, now: float) -> dict[str, object]:
+        """Refuse, as `check_movable` does.
+
+        Raises:
+            ProtocolError: always.
+        """
+        raise not_movable(_STAYS)
 
     def restore(self, fields: StrictFields, now: float) -> None:
         """Refuse, as `export` does.

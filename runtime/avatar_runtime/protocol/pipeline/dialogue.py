@@ -99,8 +99,8 @@ class Dialogue(Generic[W]):
         is_chat = self._options.has_chat and bool(self.history.messages(1))
         return bool(self._unanswered) or is_chat
 
-    def export(self, now: float) -> dict[str, object]:
-        """Return the state as plain values.
+    def check_movable(self) -> None:
+        """Check that another pod can continue the dialogue.
 
         Raises:
             ProtocolError: a reply is made, spoken or played, or an utterance has no text yet.
@@ -109,6 +109,15 @@ class Dialogue(Generic[W]):
             raise not_movable("requests to the endpoints of its speech are under way")
         if self.answers.speech.is_busy or not self.answers.is_empty:
             raise not_movable("the client has not played the reply to its end")
+        self.answers.speech.check_movable()
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values.
+
+        Raises:
+            ProtocolError: a reply is made, spoken or played, or an utterance has no text yet.
+        """
+        self.check_movable()
         return {
             **document_fields.export(self, _STATE),
             "history": self.history.export(),

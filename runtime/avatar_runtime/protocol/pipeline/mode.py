@@ -128,6 +128,14 @@ class Pipeline(Generic[W]):
         """
         return self._intake.listen(now, is_busy=self.speech.is_busy)
 
+    def check_movable(self) -> None:
+        """Check that the session can move to another pod.
+
+        Raises:
+            ProtocolError: requests to the endpoints are under way, or a reply is played.
+        """
+        self.dialogue.check_movable()
+
     def export(self, now: float) -> dict[str, object]:
         """Return the state as plain values.
 
