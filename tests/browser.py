@@ -7,6 +7,7 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from playwright.async_api import async_playwright
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from playwright.async_api import Page
 
 CHROMIUM = shutil.which("chromium")
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs the chromium package of the system"
+)
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

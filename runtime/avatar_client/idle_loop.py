@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from avatar_client import errors
-from avatar_contracts import labels
+from avatar_contracts import answer_limits, labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from avatar_client.dialing import Target
     from avatar_client.traces import VideoFrame
 
-MAX_BYTES: Final = 2 << 20
-"""Of one picture."""
+MAX_BYTES: Final = answer_limits.MAX_PICTURE_BYTES
 _TIMEOUT_S: Final = 20.0  # without a byte
 _MAX_ATTEMPTS: Final = 20
 """At one picture, while the server is busy."""

@@ -29,10 +29,9 @@ KEY = "a-key-of-some-length"
 MASTER = "a-master-secret-of-the-operator"
 
 pytestmark = [
-    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
+    browser.NEEDS_CHROMIUM,
 ]
 
 

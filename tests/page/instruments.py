@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import av
 import cv2
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
+from tests import browser
 
 from avatar_client.binary_media import BinaryMediaReader
 from avatar_contracts import binary_messages
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from playwright.async_api import Page, WebSocket
 
+PAGE_MARKS: Final = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    browser.NEEDS_CHROMIUM,
+]
+"""Of the tests of the page."""
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
 RATE: Final = 24000

@@ -29,13 +29,7 @@ SKEW_S: Final = 0.020
 """Most that a frame is early or late when it is drawn, for 95 % of the frames."""
 MAX_SKEW_S: Final = 0.060
 
-pytestmark = [
-    pytest.mark.realtime,
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
-]
+pytestmark = instruments.PAGE_MARKS
 
 
 async def shoot(page: Page, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from playwright.async_api import expect
-from tests import browser
+from tests.page import instruments
 from tests.page.test_page import AVATARS, SPEAKS_MS, has_picture, shoot
 from tests.runtime.serving import runtime_page
 
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Page
 
 pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
+    *instruments.PAGE_MARKS,
     pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed"),
 ]
 

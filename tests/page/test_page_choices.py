@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from playwright.async_api import expect
-from tests import browser
 from tests.page import instruments
 from tests.page.test_page import AVATARS, SPEAKS_MS, has_picture, shoot
 from tests.runtime.serving import runtime_page
@@ -15,12 +14,7 @@ from tests.runtime.serving import runtime_page
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
-]
+pytestmark = instruments.PAGE_MARKS
 
 
 async def test_an_unknown_value_is_told_and_the_others_apply() -> None:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import av
 import numpy as np
-import pytest
 from playwright.async_api import expect
-from tests import browser
 from tests.page import instruments
 from tests.page.test_page import SCREENSHOTS, SPEAKS_MS, shoot
 from tests.page.test_page_looks import ScriptedServer
@@ -28,13 +26,7 @@ WATCH: Final = (instruments.HERE / "film.js").read_text()
 SILENT_S: Final = 1.0
 """Most that sound may go on after a stop: far more than it does, and less than what is left."""
 
-pytestmark = [
-    pytest.mark.realtime,
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
-]
+pytestmark = instruments.PAGE_MARKS
 
 
 async def _prepare(page: Page) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Final
 
-import pytest
 from playwright.async_api import expect
-from tests import browser
 from tests.page import instruments
 from tests.page.instruments import RATE
 from tests.page.test_page import SPEAKS_MS
@@ -22,13 +20,7 @@ SECONDS: Final = 4
 PAUSE_MS: Final = 4000
 """Longer than the sound that is left, which the server would send meanwhile by its own clock."""
 
-pytestmark = [
-    pytest.mark.realtime,
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
-]
+pytestmark = instruments.PAGE_MARKS
 
 # As a browser does with a hidden page, and more: no pictures of the screen and no timers.
 HIDEABLE: Final = """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from playwright.async_api import expect
-from tests import browser
 from tests.clients import environments
+from tests.page import instruments
 from tests.page.test_page import SPEAKS_MS, has_picture, shoot
 from tests.runtime.serving import runtime_page
 
@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 AVATARS: Final = runtime_page.ROOT / "examples/avatars"
 
-pytestmark = [
-    pytest.mark.realtime,
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
-]
+pytestmark = instruments.PAGE_MARKS
 
 VIEWS: Final = {
     "phone": {"viewport": {"width": 320, "height": 640}},

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import expect
-from tests import browser
 from tests.page import instruments
 from tests.page.cutting_proxy import CuttingProxy
 from tests.page.test_page import SPEAKS_MS, shoot
@@ -19,13 +18,7 @@ if TYPE_CHECKING:
 AVATARS: Final = runtime_page.ROOT / "examples/avatars"
 SECONDS: Final = 8
 
-pytestmark = [
-    pytest.mark.realtime,
-    pytest.mark.e2e,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
-]
+pytestmark = instruments.PAGE_MARKS
 
 
 @pytest.mark.parametrize("mode", ["jpeg", "h264"])

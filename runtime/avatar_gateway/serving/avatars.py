@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from avatar_contracts import answer_limits
 from avatar_gateway import errors
 from avatar_gateway.serving import answers
 from avatar_gateway.serving.connection import connection_of
@@ -28,7 +29,7 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_IMMUTABLE: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
+_IMMUTABLE: Final = {"Cache-Control": answer_limits.IMMUTABLE}
 _IDLE_QUERY: Final = ("version", "width", "height", "quality", "crop")
 """What the pod reads of the query of an idle picture."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from avatar_contracts import labels, refusals, tokens
+from avatar_contracts.answer_limits import MAX_PICTURE_BYTES
 from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.core.frames import NORMAL
@@ -33,8 +34,6 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 """How long one pod may take to accept a session. A warm pod needs milliseconds."""
 
 
-_MAX_BODY_BYTES: Final = 2 << 20
-"""Of a list or a picture of avatars."""
 _SECONDS: Final = re.compile(r"[0-9]{1,4}")
 _MEDIA_TYPES: Final = frozenset({"application/json", "image/jpeg"})
 """Of the same."""
@@ -144,7 +143,7 @@ class Placer:
             if response.content_type not in _MEDIA_TYPES:
                 # A tenant may run an image of its own: no page of a pod has the gateway's origin.
                 raise errors.PodError(pod.key, f"its answer is {response.content_type[:64]}")
-            body = await read_body(response, pod.key, _MAX_BODY_BYTES)
+            body = await read_body(response, pod.key, MAX_PICTURE_BYTES)
             wait = response.headers.get("Retry-After", "")
             headers = {"Retry-After": wait} if _SECONDS.fullmatch(wait) else {}
             return Fetched(response.status, response.content_type, body, headers)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from avatar_contracts import labels, tokens
+from avatar_contracts.answer_limits import MAX_DOCUMENT_BYTES
 from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.serving.pod_answers import read_body
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 _REQUEST_S: Final = 10.0
 """How long a pod may take for one request. Most documents have less than 10 MB."""
-_MAX_DOCUMENT_BYTES: Final = 96 * 1024 * 1024
-"""A pod makes no larger one."""
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_MOVES: Final = 4
 """Sessions that move at a time; each may hold a document."""
@@ -134,7 +133,7 @@ class SessionMover:
             body = json.dumps({"destination": name, "only_if_asked": True}).encode()
             path = f"{labels.SESSIONS_PATH}/{session_id}/export"
             try:
-                answer = await self._post(source, path, body, _MAX_DOCUMENT_BYTES)
+                answer = await self._post(source, path, body, MAX_DOCUMENT_BYTES)
             except errors.PodError as error:
                 _log.warning("session not exported pod=%s problem=%s", source.key, error.problem)
                 return None

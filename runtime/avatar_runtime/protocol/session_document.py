@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from avatar_contracts import answer_limits
 from avatar_runtime.errors import ProtocolError, shown
 from avatar_runtime.protocol import config_document, document_fields
 from avatar_runtime.protocol.document_fields import Count, List, Maybe, Number, Table, Text
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 """Version of the document. A pod refuses a newer one."""
-MAX_BYTES: Final = 96 * 1024 * 1024
-"""Size of a document: ten minutes of sound, and the whole replay memory."""
+MAX_BYTES: Final = answer_limits.MAX_DOCUMENT_BYTES
 MAX_FORMER_IDS: Final = 8
 """Ids of the session on other pods, at most: each move adds one until the client knows the last."""
 _MAX_VALUES: Final = 2_000_000

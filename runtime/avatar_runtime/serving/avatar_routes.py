@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from avatar_contracts import upstream
+from avatar_contracts import answer_limits, upstream
 from avatar_runtime.avatars import field_rules, work_folder
 from avatar_runtime.errors import AssetError, Rejection
 from avatar_runtime.serving import admission, page_origin, prepare_process, rejections, upload
@@ -31,7 +31,7 @@ _PICTURE_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-_IMMUTABLE: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
+_IMMUTABLE: Final = {"Cache-Control": answer_limits.IMMUTABLE}
 _WAIT_S: Final = 3600.0  # until the wait for the end of the process is repeated
 
 _log = logging.getLogger(__name__)

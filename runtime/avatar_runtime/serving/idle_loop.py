@@ -10,6 +10,7 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import answer_limits
 from avatar_runtime.batching.frames import AudioWindow, FrameRequest
 from avatar_runtime.errors import EngineError, Rejection, quoted, shown
 from avatar_runtime.protocol.config_checks import PIXEL_RANGE, QUALITY_RANGE, is_within
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session_config import Character
     from avatar_runtime.serving.runtime import Runtime
 
-MAX_BYTES: Final = 2 << 20
-"""Of one picture: what the gateway passes on at most."""
+MAX_BYTES: Final = answer_limits.MAX_PICTURE_BYTES
 _MAX_TOO_LARGE: Final = 256
 _FRAME: Final = re.compile(r"0|[1-9][0-9]{0,5}")
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")

@@ -56,6 +56,16 @@ async function resume(socket, { last, replay = [], messages, token = "t2", used 
   await settle();
 }
 
+/** Starts a session and loses its connection; `second` is the socket of the next one. */
+async function lose() {
+  const started = start();
+  const first = await started.next();
+  first.open();
+  first.receive(created);
+  first.cut();
+  return { ...started, second: await started.next() };
+}
+
 test("what is sent before the session exists is sent when it does", async () => {
   const { connection, next, states } = start();
   const socket = await next();
@@ -100,12 +110,7 @@ test("a lost connection is resumed: each event once, and only the input that the
 });
 
 test("a session that has moved is resumed by its new id and its new token", async () => {
-  const { connection, next, states } = start();
-  const first = await next();
-  first.open();
-  first.receive(created);
-  first.cut();
-  const second = await next();
+  const { connection, next, states, second } = await lose();
   await resume(second, { last: 1, messages: 0, id: "sess_2" });
   assert.equal(connection.sessionId, "sess_2");
   second.cut();
@@ -236,12 +241,7 @@ test("a session whose input cannot be completed ends", async () => {
 });
 
 test("a cut before the answer is resumed with the same token", async () => {
-  const { next, states } = start();
-  const first = await next();
-  first.open();
-  first.receive(created);
-  first.cut();
-  const second = await next();
+  const { next, states, second } = await lose();
   second.open();
   second.cut();
   const third = await next();
@@ -250,12 +250,7 @@ test("a cut before the answer is resumed with the same token", async () => {
 });
 
 test("a server that lets a resumption wait says why, and the client tries again", async () => {
-  const { next, states } = start();
-  const first = await next();
-  first.open();
-  first.receive(created);
-  first.cut();
-  const second = await next();
+  const { next, states, second } = await lose();
   second.open();
   second.receive({ type: "error", error: { code: "rate_limit_exceeded", message: "m" } });
   second.cut(1013);
@@ -266,12 +261,7 @@ test("a server that lets a resumption wait says why, and the client tries again"
 });
 
 test("a server that refuses the resumption ends the session, with its reason", async () => {
-  const { next, states } = start();
-  const first = await next();
-  first.open();
-  first.receive(created);
-  first.cut();
-  const second = await next();
+  const { next, states, second } = await lose();
   second.open();
   second.receive({ type: "error", error: { code: "resume_refused", message: "m" } });
   second.cut(4411);

@@ -313,7 +313,7 @@ PLAY = """async ({parts, codecs}) => {
 
 
 @pytest.mark.e2e
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system")
+@browser.NEEDS_CHROMIUM
 async def test_a_browser_plays_the_deltas_of_a_session_in_step(
     serve: Serve, engine: FakeEngine
 ) -> None:

@@ -27,7 +27,7 @@ DROP = """(zone, name) => {
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
+    browser.NEEDS_CHROMIUM,
 ]
 
 

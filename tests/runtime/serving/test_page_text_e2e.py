@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 AVATARS = runtime_page.ROOT / "examples/avatars"
 
 pytestmark = [
-    pytest.mark.realtime,
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
+    browser.NEEDS_CHROMIUM,
 ]
 
 
