@@ -27,7 +27,7 @@ from localcluster.controlplane import ports, processes
 from localcluster.fakes import gateway_world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from localcluster.operator_process import OperatorProcess
 
@@ -36,11 +36,15 @@ AT_ONCE: Final = 50
 
 
 @contextlib.asynccontextmanager
-async def _world(pods: int) -> AsyncIterator[str]:
-    """Run the fakes; yield the address of their API server."""
+async def world(pods: int, sessions_port: int | None = None) -> AsyncIterator[str]:
+    """Run the fakes; yield the address of their API server.
+
+    With `sessions_port`, the sessions of the pods go to another process at this port.
+    """
     (port,) = ports.find_free(1)
+    arguments = [str(number) for number in (pods, port, sessions_port) if number is not None]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "localcluster.fakes.gateway_world", str(pods), str(port)),
+        *(sys.executable, "-m", "localcluster.fakes.gateway_world", *arguments),
         preexec_fn=processes.die_with_parent,
         env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
     )
@@ -65,8 +69,10 @@ async def _counts(url: str) -> dict[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(folder: Path, api: str, key: str) -> AsyncIterator[OperatorProcess]:
-    """Run the gateway; its address is `health`."""
+async def running_gateway(
+    folder: Path, api: str, key: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[OperatorProcess]:
+    """Run the gateway; its address is `health`. `settings` are further environment variables."""
     path = folder / "kubeconfig"
     context = {"cluster": "c", "user": "u"}
     path.write_text(json.dumps({
@@ -83,6 +89,7 @@ async def _gateway(folder: Path, api: str, key: str) -> AsyncIterator[OperatorPr
         "AVATAR_CONTROL_MASTER": secrets.token_hex(16),
         "AVATAR_POD": "gateway",
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{sessions}",
+        **(settings or {}),
     }
     argv = (
         *(sys.executable, "-m", "avatar_gateway", "serve"),
@@ -100,7 +107,7 @@ async def _gateway(folder: Path, api: str, key: str) -> AsyncIterator[OperatorPr
 async def run(pods: int, rest_s: float, folder: Path) -> dict[str, Any]:
     """Measure one gateway."""
     key = secrets.token_hex(16)
-    async with _world(pods) as api, _gateway(folder, api, key) as gateway:
+    async with world(pods) as api, running_gateway(folder, api, key) as gateway:
         await gateway.until_ready()
         started, base = time.monotonic(), _usage(gateway)
 

@@ -36,8 +36,12 @@ def address(number: int) -> str:
 class World:
     """The objects and the connections."""
 
-    def __init__(self, pods: int, port: int) -> None:
-        self._port = port
+    def __init__(self, pods: int, port: int, sessions_port: int | None = None) -> None:
+        """With `sessions_port`, sessions go to another process at this port of each address."""
+        self._ports = {
+            labels.SESSIONS_PORT_NAME: sessions_port or port,
+            labels.ADMIN_PORT_NAME: port,
+        }
         self._pods = pods
         self._numbers = {address(number): number for number in range(pods)}
         self.streams = 0
@@ -75,7 +79,6 @@ class World:
         await writer.drain()
 
     def _pod(self, number: int) -> dict[str, Any]:
-        ports = (labels.SESSIONS_PORT_NAME, labels.ADMIN_PORT_NAME)
         metadata = _service(number)["metadata"]
         version = f"{labels.GROUP}/{labels.VERSION}"
         owner: dict[str, Any] = {"apiVersion": version, "kind": labels.SERVICE_KIND}
@@ -91,7 +94,12 @@ class World:
             },
             "spec": {
                 "containers": [
-                    {"ports": [{"name": name, "containerPort": self._port} for name in ports]}
+                    {
+                        "ports": [
+                            {"name": name, "containerPort": port}
+                            for name, port in self._ports.items()
+                        ]
+                    }
                 ]
             },
             "status": {**_RUNNING, "podIP": address(number)},
@@ -148,11 +156,11 @@ def _state(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _main(pods: int, port: int) -> None:
-    world = World(pods, port)
+async def _main(pods: int, port: int, sessions_port: int | None = None) -> None:
+    world = World(pods, port, sessions_port)
     server = await asyncio.start_server(world.serve, "0.0.0.0", port, backlog=2048)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(_main(*map(int, sys.argv[1:])))
