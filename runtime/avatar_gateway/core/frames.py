@@ -21,6 +21,8 @@ _CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010,
 """Codes below 3000 that a close frame may contain."""
 _FIN, _RESERVED, _OPCODE, _CONTROL, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x08, 0x80, 0x7F
 _MAX_CONTROL_BYTES: Final = 125
+_LENGTH_16: Final = 126
+"""The length field of a frame whose length follows in 16 bits."""
 
 
 class Opcode(IntEnum):
@@ -32,6 +34,10 @@ class Opcode(IntEnum):
     CLOSE = 8
     PING = 9
     PONG = 10
+
+
+_WHOLE: Final = (_FIN | Opcode.TEXT, _FIN | Opcode.BINARY)
+"""First bytes of a frame that is a whole message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,8 @@ class FrameReader:
     def __init__(self, *, masked: bool, max_message_bytes: int) -> None:
         """`masked` tells whether the sender is a client, whose frames must have masks."""
         self._masked = masked
+        self._mask_flag = _MASKED if masked else 0
+        self._mask_bytes = 4 if masked else 0
         self._max_message_bytes = max_message_bytes
         self._buffer = bytearray()
         self._remaining = 0
@@ -104,6 +112,29 @@ class FrameReader:
     def feed(self, data: bytes) -> None:
         """Add bytes that arrived."""
         self._buffer += data
+
+    def count_whole(self, data: bytes, max_frames: int) -> int:
+        """Return the number of frames in `data` if it may be forwarded as it is, otherwise 0.
+
+        That is so if nothing is buffered and `data` consists of whole messages of one frame each,
+        which is what a live session sends. Everything else takes `feed` and `read`.
+        """
+        if self._buffer or self._remaining or self._message_bytes is not None:
+            return 0
+        size, at, frames = len(data), 0, 0
+        while at < size:
+            if size - at < 4 or frames == max_frames or data[at] not in _WHOLE:
+                return 0
+            length = data[at + 1] ^ self._mask_flag  # over 127 if the mask is missing or wrong
+            at += 2 + self._mask_bytes
+            if length == _LENGTH_16:
+                length = data[at - self._mask_bytes] << 8 | data[at - self._mask_bytes + 1]
+                at += 2
+            elif length > _LENGTH_16:
+                return 0
+            at += length
+            frames += 1
+        return frames if at == size else 0
 
     def clear(self) -> None:
         """Drop the bytes that no segment contained yet."""

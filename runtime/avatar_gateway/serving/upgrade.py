@@ -93,6 +93,7 @@ async def accept(
         raise ConnectionResetError("the caller left")
     caller = Peer(request.protocol, budget, is_pod=False, subprotocol=answer)
     request.protocol.set_parser(caller)  # type: ignore[arg-type]  # needs only its two methods
+    caller.take_over()
     request.protocol.resume_reading()
     return response, caller
 
@@ -138,6 +139,7 @@ async def connect(
         on_closed=response.close,
     )
     protocol.set_parser(pod, EMPTY_PAYLOAD)
+    pod.take_over()
     return pod
 
 
