@@ -226,7 +226,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "delay_ms_p99": round(statistics.median(row["delay_ms"]["p99"] for row in own), 3),
         }
         for other in ("nginx", "haproxy"):
-            base = {row["round"]: row["cpu_us_per_message"] for row in rows if row["proxy"] == other}
+            base = {
+                row["round"]: row["cpu_us_per_message"] for row in rows if row["proxy"] == other
+            }
             if base and name != other:
                 ratios = [row["cpu_us_per_message"] / base[row["round"]] for row in own]
                 result[name][f"times_{other}"] = {
@@ -268,7 +270,13 @@ def main() -> int:
         options.out,
         0,
         "2 s of each measurement",
-        {**about, "messages_per_s_and_bytes": rates, "goal": GOAL, "summary": results, "rows": rows},
+        {
+            **about,
+            "messages_per_s_and_bytes": rates,
+            "goal": GOAL,
+            "summary": results,
+            "rows": rows,
+        },
     )
     print(json.dumps(results, indent=2), flush=True)
     ratio = results["gateway"].get("times_nginx", {"median": 0.0})["median"]
