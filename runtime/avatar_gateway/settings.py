@@ -37,6 +37,7 @@ _KNOWN: Final = frozenset(
         "BUFFER_BYTES",
         "HELD_BYTES",
         "KEY",
+        "KEYS_NAMESPACE",
         "KEY_FOLDER",
         "MAX_BYTES_PER_S",
         "MAX_CONNECTIONS",
@@ -44,6 +45,7 @@ _KNOWN: Final = frozenset(
         "MAX_FRAMES_PER_S",
         "TLS_CERTIFICATE",
         "TLS_KEY",
+        "TENANTS",
         "TRUSTED_PROXIES",
     }
 )
@@ -67,6 +69,17 @@ class Keys:
         if self.admin_token:
             return (self.admin_token,)
         return tuple(tokens.gateway_token(key) for key in self.gateway.read())
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """Whether AvatarTenants are followed, and where their keys are."""
+
+    enabled: bool = True
+    """Without it, only keys of the platform are accepted."""
+    keys_namespace: str = ""
+    """The namespace of the Secrets with API keys of tenants; empty for none. The gateway can read
+    all Secrets of this namespace, so nothing else should be in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,7 @@ class Settings:
     """Whether `/metrics` is public."""
     log_format: LogFormat
     limits: Limits
+    tenants: Tenants = Tenants()
     certificate: tls.CertificateFiles | None = None
     """The certificate of the sessions port; None serves without encryption."""
 
@@ -154,6 +168,10 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         metrics_open=read.boolean(ENV_METRICS_OPEN),
         log_format=LogFormat(read.choice(ENV_LOG_FORMAT, "text", ("json", "text"))),
         limits=_limits(read),
+        tenants=Tenants(
+            enabled=read.boolean(f"{_PREFIX}TENANTS", default=True),
+            keys_namespace=read.text(f"{_PREFIX}KEYS_NAMESPACE", ""),
+        ),
         certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
     )
     read.check(errors.SettingsError)
