@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
+from tests import redis_server as redis_servers
 
 if TYPE_CHECKING:
     import ssl
@@ -406,6 +408,14 @@ async def serving_gateway(
             Listener(ADMIN_LIMITS).listening(admin.application(), ANY_PORT)
         )
         yield setup
+
+
+@pytest.fixture
+async def redis_server() -> AsyncIterator[redis_servers.RedisServer]:
+    """Return a redis-server of its own; the path of a Unix socket must be short."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with redis_servers.running(Path(folder)) as server:
+            yield server
 
 
 @pytest.fixture
