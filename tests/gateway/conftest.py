@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import WSMsgType, web
+from tests import redis_server as redis_servers
 
 from avatar_contracts.tokens import gateway_key
 from avatar_gateway import settings
@@ -31,7 +32,6 @@ from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
-from tests import redis_server as redis_servers
 
 if TYPE_CHECKING:
     import ssl
