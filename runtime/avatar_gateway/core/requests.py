@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from avatar_contracts.tokens import URL_KEYS
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
+from avatar_gateway.core.tenants import PLATFORM, Principal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ class SessionRequest:
     """The session that the caller continues; `None` for a new one."""
     caller: str | None = None
     """The address of the caller; `None` if it is not known."""
+    principal: Principal = PLATFORM
+    """Who makes the request."""
 
 
 @dataclass(frozen=True, slots=True)

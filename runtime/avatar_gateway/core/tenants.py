@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 
 class AtMonthlyLimit(Enum):
@@ -59,3 +60,7 @@ class Principal:
     def tenant_name(self) -> str:
         """Return the name of the tenant, empty for the platform."""
         return "" if self.tenant is None else self.tenant.name
+
+
+PLATFORM: Final = Principal()
+"""Who has an API key of the platform."""

@@ -154,6 +154,7 @@ class Sessions:
                 for name, demand in sorted(self._demand.items())
             },
             "tenants": {},
+            "shared_state": "none",
             "sequence": self._sequence,
         }
 

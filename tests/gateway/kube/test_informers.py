@@ -15,7 +15,7 @@ from avatar_contracts.tokens import gateway_key, state_token
 from avatar_gateway.core import model
 from avatar_gateway.kube import informers
 from avatar_gateway.pod_registry import PodRegistry
-from avatar_gateway.streams.runtimes import StateStreams, new_http_session
+from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -184,7 +184,9 @@ async def _streaming(
     """Run the streams; yield one item for each fault that was counted."""
     faults: list[str] = []
     async with new_http_session() as http:
-        streams = StateStreams(
+        streams = PodStreams(
+            STATES,
+            update_states(registry),
             registry,
             http,
             lambda: keys,
