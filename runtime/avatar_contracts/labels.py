@@ -19,6 +19,8 @@ LABEL_SERVICE: Final = f"{GROUP}/service"
 LABEL_RESERVE: Final = f"{GROUP}/reserve"
 """Marks a pod of the warm pool, which gateways give sessions last."""
 RESERVED: Final = "true"
+LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
+"""The GPU class that a runtime pod was created for."""
 LABEL_MADE_FOR: Final = f"{GROUP}/made-for"
 """On an adopted pod: the name of the service that it was created for, whose token it has."""
 

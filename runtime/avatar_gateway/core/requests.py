@@ -44,6 +44,8 @@ class SessionRequest:
     """The address of the caller; `None` if it is not known."""
     principal: Principal = PLATFORM
     """Who makes the request."""
+    avatar: str = ""
+    """The avatar that the session starts with; empty for the first one of the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def parse(
         path=path,
         resume=values.get("resume"),
         caller=caller,
+        avatar=values.get("avatar", ""),
     )
 
 
