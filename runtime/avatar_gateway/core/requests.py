@@ -20,7 +20,7 @@ MAX_WAIT_MS: Final = 600_000
 _NAME: Final = re.compile(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 )
-_GATEWAY_PARAMETERS: Final = frozenset({"refuse", "wait_ms"})
+_GATEWAY_PARAMETERS: Final = frozenset({"refuse", "resumes", "wait_ms"})
 """Parameters that only the gateway uses; the pod does not receive them."""
 _SECRET_TTL_S: Final = credentials.MAX_TTL_S
 
@@ -41,6 +41,8 @@ class SessionRequest:
     """The session that the caller continues; `None` for a new one."""
     caller: str | None = None
     """The address of the caller; `None` if it is not known."""
+    can_resume: bool = False
+    """Whether the caller continues its session on another connection when this one ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,9 @@ def parse(
     refuse = values.get("refuse", "status")
     if refuse not in ("close", "status"):
         raise _invalid("refuse", refuse, ["close", "status"])
+    resumes = values.get("resumes", "0")
+    if resumes not in ("0", "1"):
+        raise _invalid("resumes", resumes, ["0", "1"])
     return SessionRequest(
         model=_model(values.get("model", "")),
         wait_ms=_wait_ms(values.get("wait_ms", "0")),
@@ -101,6 +106,7 @@ def parse(
         path=path,
         resume=values.get("resume"),
         caller=caller,
+        can_resume=resumes == "1" or "resume" in values,
     )
 
 
