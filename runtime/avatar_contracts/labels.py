@@ -44,6 +44,8 @@ CALLER_HEADER: Final = "Avatar-Caller"
 
 It is a code for the caller's address (`tokens.caller_code`), which a pod cannot read.
 """
+RESUME_HEADER: Final = "Avatar-Resume-Seconds"
+"""In the answer of a pod to a handshake: how long it holds a session whose connection is lost."""
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.
 
