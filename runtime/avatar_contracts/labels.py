@@ -29,6 +29,8 @@ ADMIN_PORT_NAME: Final = "admin"
 
 STATE_PATH: Final = "/control/v1/state"
 """The state document on the administration port; `?watch=1` streams it (see `state`)."""
+USAGE_PATH: Final = "/control/v1/usage"
+"""What the sessions of a pod have used; `?watch=1` streams it (see `usage`)."""
 SESSIONS_PATH: Final = "/control/v1/sessions"
 """Control path that takes a session over; below it are the sessions of the pod by their ids."""
 DRAIN_PATH: Final = "/control/v1/drain"

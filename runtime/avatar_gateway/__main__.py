@@ -28,7 +28,7 @@ from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
-from avatar_gateway.streams.runtimes import StateStreams, new_http_session
+from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
 from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
@@ -106,8 +106,14 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         placer = Placer(registry, chosen.keys.gateway.read, budget)
         stack.push_async_callback(placer.close)
         watches = _watches(api, chosen, registry, tenants)
-        streams = StateStreams(
-            registry, http, chosen.keys.gateway.read, _backoff, metrics.count_state_fault
+        streams = PodStreams(
+            STATES,
+            update_states(registry),
+            registry,
+            http,
+            chosen.keys.gateway.read,
+            _backoff,
+            metrics.count_state_fault,
         )
         gateway = Gateway(
             Authenticator(chosen.keys.api.read),

@@ -17,7 +17,7 @@ from avatar_gateway.core import api_keys, model
 from avatar_gateway.core.tenants import Principal
 from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.pod_registry import PodRegistry
-from avatar_gateway.streams.runtimes import StateStreams, new_http_session
+from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
 from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
@@ -187,7 +187,9 @@ async def _streaming(
     """Run the streams; yield one item for each fault that was counted."""
     faults: list[str] = []
     async with new_http_session() as http:
-        streams = StateStreams(
+        streams = PodStreams(
+            STATES,
+            update_states(registry),
             registry,
             http,
             lambda: keys,
