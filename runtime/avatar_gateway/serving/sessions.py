@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core.arrivals import Arrivals
+from avatar_gateway.core.tenants import PLATFORM, Principal
 from avatar_gateway.serving import proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from avatar_contracts.state import DemandDocument
 
 _log = logging.getLogger(__name__)
@@ -34,6 +37,14 @@ class Demand:
     arrivals: Arrivals = field(default_factory=Arrivals)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session that is proxied now."""
+
+    service: str
+    principal: Principal
+
+
 class Sessions:
     """Counts sessions, and ends those that outlast the drain."""
 
@@ -43,7 +54,7 @@ class Sessions:
         self.draining = False
         """Whether the gateway accepts no more sessions."""
         self._demand: dict[str, Demand] = {}
-        self._stops: set[asyncio.Future[proxy.End]] = set()
+        self._stops: dict[asyncio.Future[proxy.End], LiveSession] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._sequence = 0
@@ -77,10 +88,15 @@ class Sessions:
         demand = self._demand_of(service)
         self._set(service, replace(demand, rejected_total=demand.rejected_total + 1))
 
-    def start(self, service: str) -> asyncio.Future[proxy.End]:
+    @property
+    def live_sessions(self) -> Mapping[asyncio.Future[proxy.End], LiveSession]:
+        """Return the live sessions by their futures; setting the result of one ends its session."""
+        return self._stops
+
+    def start(self, service: str, principal: Principal = PLATFORM) -> asyncio.Future[proxy.End]:
         """Count a new session and return a future; setting its result ends the session."""
         stop: asyncio.Future[proxy.End] = asyncio.get_running_loop().create_future()
-        self._stops.add(stop)
+        self._stops[stop] = LiveSession(service, principal)
         self._empty.clear()
         demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions + 1))
@@ -88,7 +104,7 @@ class Sessions:
 
     def finish(self, service: str, stop: asyncio.Future[proxy.End]) -> None:
         """Count the end of a session."""
-        self._stops.discard(stop)
+        self._stops.pop(stop, None)
         stop.cancel()
         if not self._stops:
             self._empty.set()
