@@ -19,6 +19,8 @@ LABEL_SERVICE: Final = f"{GROUP}/service"
 LABEL_RESERVE: Final = f"{GROUP}/reserve"
 """Marks a pod of the warm pool, which gateways give sessions last."""
 RESERVED: Final = "true"
+LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
+"""The GPU class that a runtime pod was created for."""
 LABEL_MADE_FOR: Final = f"{GROUP}/made-for"
 """On an adopted pod: the name of the service that it was created for, whose token it has."""
 
@@ -42,6 +44,8 @@ CALLER_HEADER: Final = "Avatar-Caller"
 
 It is a code for the caller's address (`tokens.caller_code`), which a pod cannot read.
 """
+RESUME_HEADER: Final = "Avatar-Resume-Seconds"
+"""In the answer of a pod to a handshake: how long it holds a session whose connection is lost."""
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.
 

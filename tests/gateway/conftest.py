@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import WSMsgType, web
+from tests import redis_server as redis_servers
 
 from avatar_contracts.tokens import gateway_key
 from avatar_gateway import settings
@@ -432,6 +434,14 @@ async def serving_gateway(
             yield setup
         finally:
             watching.cancel()
+
+
+@pytest.fixture
+async def redis_server() -> AsyncIterator[redis_servers.RedisServer]:
+    """Return a redis-server of its own; the path of a Unix socket must be short."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with redis_servers.running(Path(folder)) as server:
+            yield server
 
 
 @pytest.fixture

@@ -110,6 +110,11 @@ class Principal:
         """Return the name of the tenant, empty for the platform."""
         return "" if self.tenant is None else self.tenant.name
 
+    @property
+    def gpu_classes(self) -> frozenset[str]:
+        """Return the GPU classes that its sessions may run on; empty for all."""
+        return frozenset() if self.tenant is None else self.tenant.gpu_classes
+
 
 PLATFORM: Final = Principal()
 """Who has an API key of the platform."""

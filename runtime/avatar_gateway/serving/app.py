@@ -290,7 +290,8 @@ class Gateway:
     ) -> None:
         """Proxy until the session ends; `on_message` is called when the caller sends something."""
         model, principal = session_request.model, session_request.principal
-        stop = self._sessions.start(model, principal)
+        can_resume = session_request.can_resume and placed.peer.resume_s > 0
+        stop = self._sessions.start(model, principal, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         try:
             end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)

@@ -26,6 +26,13 @@ chart's terminationGracePeriodSeconds leaves 30 s after the drain timeout.
 """
 
 
+_HANDOVER_SESSIONS: Final = 50
+"""Sessions that are handed over at a time: the callers of all come to the other gateways."""
+_HANDOVER_S: Final = 0.05
+_NEW_S: Final = 2.0
+"""Age at which a session is handed over: its caller has the token with which it resumes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """The demand for one service at this gateway."""
@@ -43,6 +50,8 @@ class LiveSession:
 
     service: str
     principal: Principal
+    ready_at: float | None
+    """From when on it can be handed over, seconds on the event loop's clock; None if it cannot."""
 
 
 class Sessions:
@@ -90,13 +99,21 @@ class Sessions:
 
     @property
     def live_sessions(self) -> Mapping[asyncio.Future[proxy.End], LiveSession]:
-        """Return the live sessions by their futures; setting the result of one ends its session."""
+        """Return the live sessions by their futures, the oldest first; setting the result of one
+        ends its session."""
         return self._stops
 
-    def start(self, service: str, principal: Principal = PLATFORM) -> asyncio.Future[proxy.End]:
-        """Count a new session and return a future; setting its result ends the session."""
+    def start(
+        self, service: str, principal: Principal = PLATFORM, *, can_resume: bool = False
+    ) -> asyncio.Future[proxy.End]:
+        """Count a new session and return a future; setting its result ends the session.
+
+        `can_resume` is whether its caller continues it through another gateway when this one ends
+        the connection.
+        """
         stop: asyncio.Future[proxy.End] = asyncio.get_running_loop().create_future()
-        self._stops[stop] = LiveSession(service, principal)
+        ready_at = asyncio.get_running_loop().time() + _NEW_S if can_resume else None
+        self._stops[stop] = LiveSession(service, principal, ready_at)
         self._empty.clear()
         demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions + 1))
@@ -112,22 +129,23 @@ class Sessions:
         self._set(service, replace(demand, sessions=demand.sessions - 1))
 
     async def drain(self, timeout_s: float, close_timeout_s: float = CLOSE_TIMEOUT_S) -> int:
-        """Accept no more sessions, wait until the live ones end, and end those that outlast it.
+        """Accept no more sessions, hand over the live ones, and end those that outlast the drain.
 
-        The drain takes at most `timeout_s + close_timeout_s` seconds, even if a session does not
-        end: its connections then close with the process.
+        A session whose caller can resume goes on through another gateway: its connections end now,
+        and its pod holds it. The others stay until they end. The drain takes at most
+        `timeout_s + close_timeout_s` seconds, even if a session does not end: its connections then
+        close with the process.
 
         Returns:
             The number of sessions that the gateway had to end.
         """
         self.leaving = self.draining = True
         self._notify()
-        if await self._wait_until_empty(timeout_s):
+        if await self._hand_over_and_wait(timeout_s):
             return 0
         remaining = list(self._stops)
         for stop in remaining:
-            if not stop.done():  # a second signal repeats the drain
-                stop.set_result(proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts"))
+            _restart(stop)
         if not await self._wait_until_empty(close_timeout_s):
             _log.warning(
                 "drain timed out, sessions did not end sessions=%d timeout_s=%g",
@@ -174,6 +192,28 @@ class Sessions:
             "sequence": self._sequence,
         }
 
+    async def _hand_over_and_wait(self, timeout_s: float) -> bool:
+        """Hand over the sessions that can be, and return whether all have ended in time."""
+        handover = asyncio.create_task(self._hand_over(), name="handover")
+        try:
+            return await self._wait_until_empty(timeout_s)
+        finally:
+            handover.cancel()
+
+    async def _hand_over(self) -> None:
+        loop, sessions = asyncio.get_running_loop(), 0
+        for stop, session in list(self._stops.items()):
+            ready_at = session.ready_at
+            if ready_at is None:
+                continue
+            sessions += 1
+            if ready_at > loop.time():
+                await asyncio.sleep(ready_at - loop.time())
+            elif sessions % _HANDOVER_SESSIONS == 0:
+                await asyncio.sleep(_HANDOVER_S)
+            _restart(stop)
+        _log.info("handed over sessions=%d", sessions)
+
     async def _wait_until_empty(self, timeout_s: float) -> bool:
         try:
             async with asyncio.timeout(timeout_s):
@@ -193,3 +233,9 @@ class Sessions:
         self._sequence += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _restart(stop: asyncio.Future[proxy.End]) -> None:
+    """End the connections of a session, unless they have ended."""
+    if not stop.done():
+        stop.set_result(proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts"))
