@@ -22,12 +22,16 @@ from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
 from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
+from avatar_gateway.serving import audit
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
+from avatar_gateway.serving.token_verifier import TokenVerifier
+from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
 from avatar_gateway.tenant_registry import TenantRegistry
 
@@ -48,6 +52,7 @@ LIMITED_LOGGERS: Final = (
     "avatar_gateway.serving.connection",
     "avatar_gateway.serving.placement",
     "avatar_gateway.serving.server",
+    "avatar_gateway.streams.key_sets",
 )
 """Loggers of records that a caller can cause without a session."""
 
@@ -89,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
+    audit.configure(sys.stderr)
     asyncio.run(serve(chosen, certificate))
     return 0
 
@@ -106,6 +112,9 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         placer = Placer(registry, chosen.keys.gateway.read, budget)
         stack.push_async_callback(placer.close)
         watches = _watches(api, chosen, registry, tenants)
+        key_sets = KeySets(tenants)
+        stack.push_async_callback(key_sets.close)
+        audit_log = audit.AuditLog()
         streams = PodStreams(
             STATES,
             update_states(registry),
@@ -116,15 +125,23 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             metrics.count_state_fault,
         )
         gateway = Gateway(
-            Authenticator(chosen.keys.api.read),
+            Authenticator(
+                chosen.keys.api.read,
+                tenants,
+                TokenVerifier(tenants, key_sets),
+                chosen.keys.gateway.read,
+            ),
+            tenants,
             placer,
             sessions,
             metrics,
             lambda: all(watch.synced.is_set() for watch in watches),
             chosen.limits,
             budget,
+            audit_log,
         )
-        admin = Admin(chosen, registry, sessions, metrics, lambda: gateway.is_ready)
+        admin = Admin(chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready)
+        revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
         await stack.enter_async_context(
             Listener(ADMIN_LIMITS).listening(admin.application(), chosen.admin)
@@ -133,6 +150,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             background = [
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
+                group.create_task(key_sets.run(), name="key-sets"),
+                group.create_task(revocations.run(), name="revocations"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,8 @@ from avatar_gateway import errors
 from avatar_gateway.core import credentials, rejections, requests
 from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
-from avatar_gateway.serving import answers, page, probes, proxy, upgrade
+from avatar_gateway.serving import answers, audit, page, probes, proxy, upgrade
+from avatar_gateway.serving.access import Access
 from avatar_gateway.serving.avatars import Avatars
 from avatar_gateway.serving.connection import connection_of
 from avatar_gateway.serving.models import Models
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Limits
+    from avatar_gateway.tenant_registry import TenantRegistry
 
     Query = Sequence[tuple[str, str]]
     Connect = Callable[
@@ -55,12 +58,14 @@ class Gateway:
     def __init__(
         self,
         authenticator: Authenticator,
+        tenants: TenantRegistry,
         placer: placement.Placer,
         sessions: Sessions,
         metrics: Metrics,
         is_synced: Callable[[], bool],
         limits: Limits,
         budget: MemoryBudget,
+        audit_log: audit.AuditLog,
     ) -> None:
         self._authenticator = authenticator
         self._placer = placer
@@ -70,8 +75,10 @@ class Gateway:
         self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
-        self._avatars = Avatars(authenticator, placer, metrics)
-        self.models = Models(authenticator, lambda: placer.services, metrics)
+        self._audit = audit_log
+        self._access = Access(tenants, lambda: placer.services)
+        self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
+        self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
         """Return the application to serve."""
@@ -99,23 +106,34 @@ class Gateway:
         query = list(request.query.items())
         try:
             self._authenticator.check_url(query)
-            self._authenticator.authenticate(request.headers, (), None)
-            return web.json_response(
-                self._authenticator.create_client_secret(await _read_body(request)),
-                headers={"Cache-Control": "no-store"},
+            principal = await self._authenticator.authenticate(request.headers)
+            request[audit.PRINCIPAL] = principal
+            body = await _read_body(request)
+            made = self._authenticator.create_client_secret(principal, body)
+            model, secret_id = made["session"]["model"], made["avatar"]["id"]
+            address = connection_of(request).caller or ""
+            self._audit.done(
+                "create client secret",
+                principal,
+                target=model,
+                detail=secret_id,
+                address=address,
             )
+            return web.json_response(made, headers={"Cache-Control": "no-store"})
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, "")
             return answers.of_rejection(rejection)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Authenticate, place and proxy one session."""
         query = list(request.query.items())
         try:
-            session_request = self._check(request, query)
+            session_request = await self._check(request, query)
             placed = await self._place(session_request, request)
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, dict(query).get("model", ""))
             close_code = rejections.mapping_of(rejection.code).close_code
             # A pod can refuse to resume only after the upgrade, and both must look the same.
             closes = requests.wants_close_code(query) or close_code == refusals.RESUME_REFUSED_CLOSE
@@ -142,7 +160,7 @@ class Gateway:
         )
         return response
 
-    def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
+    async def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
         if not upgrade.is_upgrade(request):
             raise errors.Rejection("upgrade_required", "this address accepts only WebSocket")
         if not upgrade.has_valid_key(request):
@@ -159,8 +177,12 @@ class Gateway:
         self._authenticator.check_url(query)
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
-        self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
-        return requests.parse(query, request.path, connection_of(request).caller)
+        principal = await self._authenticator.authenticate(
+            request.headers, offered, dict(query).get("model", "")
+        )
+        request[audit.PRINCIPAL] = principal
+        parsed = requests.parse(query, request.path, connection_of(request).caller)
+        return replace(parsed, principal=principal)
 
     async def _place(
         self,
@@ -173,6 +195,7 @@ class Gateway:
             raise errors.Rejection("draining", "this gateway is shutting down")
         if not self._is_synced():
             raise errors.Rejection("not_ready", "this gateway has not listed the pods yet")
+        self._access.check_request(session_request)
         model = session_request.model
         if session_request.resume is not None:
             return await self._open(self._placer.resume, session_request, request)
@@ -196,7 +219,16 @@ class Gateway:
     async def _place_on_pod(
         self, session_request: requests.SessionRequest, request: web.Request
     ) -> placement.PlacedSession:
-        return await self._open(self._placer.place, session_request, request)
+        principal = session_request.principal
+        self._authenticator.check_current(principal)  # it may have waited for long
+        self._access.check(principal, session_request.model)
+        placed = await self._open(self._placer.place, session_request, request)
+        try:
+            await self._authenticator.count_use(principal)
+        except BaseException:
+            await self._placer.end_session(placed)
+            raise
+        return placed
 
     async def _open(
         self, connect: Connect, session_request: requests.SessionRequest, request: web.Request
@@ -225,6 +257,7 @@ class Gateway:
             if rejection.code in RETRYABLE_CODES:
                 self._sessions.record_rejection(model)
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, model)
             code = rejections.mapping_of(rejection.code).close_code or _INTERNAL_ERROR
             await _send_error_and_close(caller, rejections.error_object(rejection), code)
         except errors.PodRejection as rejection:
@@ -256,9 +289,9 @@ class Gateway:
         on_message: Callable[[], None] = lambda: None,
     ) -> None:
         """Proxy until the session ends; `on_message` is called when the caller sends something."""
-        model = session_request.model
+        model, principal = session_request.model, session_request.principal
         can_resume = session_request.can_resume and placed.peer.resume_s > 0
-        stop = self._sessions.start(model, can_resume=can_resume)
+        stop = self._sessions.start(model, principal, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         try:
             end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)
