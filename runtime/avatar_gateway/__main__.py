@@ -8,8 +8,10 @@ import importlib.metadata
 import logging
 import os
 import random
+import secrets
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -28,10 +30,16 @@ from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
+from avatar_gateway.shared.connection import Address, Connection
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from avatar_gateway.shared.state import SharedState
 
 LOG_LEVELS: Final = {
     # At WARNING, aiohttp logs the subprotocols of a caller, which may contain a client secret.
@@ -107,6 +115,12 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 (informers.SERVICES, informers.ServiceSink(registry)),
             )
         ]
+        state = _shared_state(chosen.shared_state)
+        stack.push_async_callback(state.close)
+        loop = asyncio.get_running_loop()
+        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        sessions.shared_state = lambda: state.name
+        metrics.show_shared_state(lambda: state.name != "unavailable")
         streams = PodStreams(
             STATES,
             update_states(registry),
@@ -124,6 +138,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             lambda: all(watch.synced.is_set() for watch in watches),
             chosen.limits,
             budget,
+            leases,
         )
         admin = Admin(chosen, registry, sessions, metrics, lambda: gateway.is_ready)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
@@ -134,12 +149,24 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             background = [
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
+                group.create_task(leases.run(), name="leases"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
+            await leases.report()  # what the last sessions held is free at once
             for task in background:
                 task.cancel()
+
+
+def _shared_state(chosen: settings.SharedStateAddress) -> SharedState:
+    """Return the state that this gateway shares with others, or one of its own."""
+    if not chosen.url:
+        _log.info("shared state none, limits of tenants count for each gateway alone")
+        return MemoryState(time.time)
+    address = Address(chosen.url, chosen.read_password, chosen.ca)
+    _log.info("shared state address=%s", address)
+    return RedisState(Connection(address, _backoff()))
 
 
 def _listener(

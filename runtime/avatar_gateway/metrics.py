@@ -81,6 +81,16 @@ class Metrics:
         for reason in ENDED_CONNECTIONS:
             self._ended_connections.labels(reason)
 
+    def show_shared_state(self, is_up: Callable[[], bool]) -> None:
+        """Add the series of the shared state, which `is_up` tells."""
+        up = Gauge(
+            "avatar_gateway_shared_state_up",
+            "Whether the shared state answers: 1, or 0 while this gateway stays within its share "
+            "of the limits of tenants. Always 1 without a shared state.",
+            registry=self._registry,
+        )
+        up.set_function(lambda: float(is_up()))
+
     def count_ended_connection(self, reason: str) -> None:
         """Count a connection that was refused or closed, by reason."""
         self._ended_connections.labels(reason).inc()

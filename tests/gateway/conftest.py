@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from avatar_gateway.core.connections import IPNetwork
+    from avatar_gateway.shared.leases import Leases
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -71,6 +72,8 @@ class FakePod:
     """If set, the state stream answers with a redirect to this address."""
     may_answer: asyncio.Event | None = None
     """If set, the pod answers a session request only after this event."""
+    session_header: Callable[[web.Request], str] | None = None
+    """Returns the session that the pod names for a request; None for a pod that names none."""
     autoping: bool = True
     """Whether the pod's library handles pings and pongs itself."""
     port: int = 0
@@ -133,6 +136,8 @@ class FakePod:
             protocols=("realtime",), max_msg_size=2**25, autoping=self.autoping
         )
         self.sockets.add(socket)
+        if self.session_header is not None:
+            socket.headers["Avatar-Session"] = self.session_header(request)
         try:
             await socket.prepare(request)
             await self._converse(socket)
@@ -373,6 +378,7 @@ async def serving_gateway(
     tls_context: ssl.SSLContext | None = None,
     limits: Limits = LIMITS,
     trusted_proxies: Sequence[IPNetwork] = (),
+    leases: Leases | None = None,
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -396,6 +402,7 @@ async def serving_gateway(
             lambda: setup.synced,
             chosen.limits,
             budget,
+            leases,
         )
         admin = Admin(chosen, registry, sessions, metrics, lambda: app.is_ready)
         stack.push_async_callback(placer.close)

@@ -11,7 +11,9 @@ from avatar_gateway.core.arrivals import Arrivals
 from avatar_gateway.serving import proxy
 
 if TYPE_CHECKING:
-    from avatar_contracts.state import DemandDocument
+    from collections.abc import Callable
+
+    from avatar_contracts.state import DemandDocument, SharedStateName
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class Sessions:
         """Whether the gateway shuts down; it is not ready, but may still accept sessions."""
         self.draining = False
         """Whether the gateway accepts no more sessions."""
+        self.shared_state: Callable[[], SharedStateName] = lambda: "none"
+        """Returns whether the gateways count together, for the state document."""
         self._demand: dict[str, Demand] = {}
         self._stops: set[asyncio.Future[proxy.End]] = set()
         self._empty = asyncio.Event()
@@ -154,7 +158,7 @@ class Sessions:
                 for name, demand in sorted(self._demand.items())
             },
             "tenants": {},
-            "shared_state": "none",
+            "shared_state": self.shared_state(),
             "sequence": self._sequence,
         }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from aiohttp import EMPTY_PAYLOAD, web
 
+from avatar_contracts import labels, session_ids
 from avatar_gateway.serving.peer import Peer
 
 if TYPE_CHECKING:
@@ -130,11 +131,13 @@ async def connect(
         raise aiohttp.ClientError(f"the pod answered {response.status} without a valid handshake")
     chosen = response.headers.get("Sec-WebSocket-Protocol")
     protocol = connection.protocol
+    named = session_ids.parse(response.headers.get(labels.SESSION_HEADER))
     pod = Peer(
         protocol,
         budget,
         is_pod=True,
         subprotocol=chosen if chosen in subprotocols else None,
+        session_id=named,
         on_closed=response.close,
     )
     protocol.set_parser(pod, EMPTY_PAYLOAD)

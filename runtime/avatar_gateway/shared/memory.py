@@ -10,6 +10,7 @@ from avatar_gateway.shared.state import Finished, Overview
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import TenantLimits
 
 MAX_COUNTERS: Final = 100_000
@@ -19,13 +20,16 @@ MAX_COUNTERS: Final = 100_000
 class MemoryState:
     """Implements `SharedState` in the memory of the process."""
 
-    name = "none"
-
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` returns seconds since the epoch."""
         self._clock = clock
         self._leases = LeaseTable()
         self._counters: dict[str, tuple[int, float]] = {}
+
+    @property
+    def name(self) -> SharedStateName:
+        """See `SharedState`."""
+        return "none"
 
     async def acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
         """See `SharedState`."""
@@ -39,9 +43,9 @@ class MemoryState:
         """See `SharedState`."""
         self._leases.take_over(lease, self._now_ms())
 
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[str]:
+    async def renew(self, leases: Sequence[Lease]) -> None:
         """See `SharedState`."""
-        return self._leases.renew(leases, self._now_ms())
+        self._leases.renew(leases, self._now_ms())
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """See `SharedState`."""

@@ -13,6 +13,7 @@ from avatar_gateway.shared.state import Finished, Overview
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import TenantLimits
     from avatar_gateway.shared.connection import Connection
 
@@ -35,7 +36,7 @@ class RedisState:
         self.connection = connection
 
     @property
-    def name(self) -> str:
+    def name(self) -> SharedStateName:
         """See `SharedState`."""
         return "ok" if self.connection.is_up else "unavailable"
 
@@ -63,13 +64,11 @@ class RedisState:
         values = (lease.tenant, lease.id, lease.owner, lease.service, TTL_MS)
         await self.connection.run(_TAKE_OVER, _keys(lease.tenant), values)
 
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[str]:
+    async def renew(self, leases: Sequence[Lease]) -> None:
         """See `SharedState`."""
-        lost: list[str] = []
         for tenant, batch in _batches((each.tenant, each) for each in leases):
             values = [word for each in batch for word in (each.id, each.owner, each.service)]
-            lost += await self.connection.run(_RENEW, _keys(tenant), [tenant, TTL_MS, *values])
-        return lost
+            await self.connection.run(_RENEW, _keys(tenant), [tenant, TTL_MS, *values])
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """See `SharedState`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.leases import Lease, QuotaExceeded, Usage
     from avatar_gateway.core.tenants import TenantLimits
 
@@ -37,7 +38,7 @@ class SharedState(Protocol):
     """
 
     @property
-    def name(self) -> str:
+    def name(self) -> SharedStateName:
         """`ok` or `unavailable`; `none` for a state that one gateway has for itself."""
 
     async def acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
@@ -53,8 +54,8 @@ class SharedState(Protocol):
     async def take_over(self, lease: Lease) -> None:
         """Make this connection the owner of the lease of a session, which exists already."""
 
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[str]:
-        """Extend leases, add those that are missing, and return the owners that lost theirs."""
+    async def renew(self, leases: Sequence[Lease]) -> None:
+        """Extend leases of live connections, and add those that are missing or have no owner."""
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """Release or suspend leases that these connections still own."""
