@@ -99,7 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | None) -> None:
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
-    metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting, lambda: listener.connections)
+    state = _shared_state(chosen.shared_state)
+    metrics = Metrics(
+        lambda: sessions.live,
+        lambda: sessions.waiting,
+        lambda: listener.connections,
+        lambda: state.name != "unavailable",
+    )
     listener = _listener(chosen.limits, metrics, certificate)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
@@ -115,12 +121,10 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 (informers.SERVICES, informers.ServiceSink(registry)),
             )
         ]
-        state = _shared_state(chosen.shared_state)
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
         leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
         sessions.shared_state = lambda: state.name
-        metrics.show_shared_state(lambda: state.name != "unavailable")
         streams = PodStreams(
             STATES,
             update_states(registry),

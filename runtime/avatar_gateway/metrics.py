@@ -30,6 +30,7 @@ class Metrics:
         sessions: Callable[[], int],
         waiting: Callable[[], int],
         connections: Callable[[], int] = lambda: 0,
+        has_shared_state: Callable[[], bool] = lambda: True,
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -63,6 +64,14 @@ class Metrics:
             registry=self._registry,
         )
 
+        shared_state = Gauge(
+            "avatar_gateway_shared_state_up",
+            "Whether the shared state answers: 1, or 0 while this gateway stays within its share "
+            "of the limits of tenants. Always 1 without a shared state.",
+            registry=self._registry,
+        )
+        shared_state.set_function(lambda: float(has_shared_state()))
+
         opened = Gauge(
             "avatar_gateway_connections",
             "Open connections of the sessions port.",
@@ -80,16 +89,6 @@ class Metrics:
         )
         for reason in ENDED_CONNECTIONS:
             self._ended_connections.labels(reason)
-
-    def show_shared_state(self, is_up: Callable[[], bool]) -> None:
-        """Add the series of the shared state, which `is_up` tells."""
-        up = Gauge(
-            "avatar_gateway_shared_state_up",
-            "Whether the shared state answers: 1, or 0 while this gateway stays within its share "
-            "of the limits of tenants. Always 1 without a shared state.",
-            registry=self._registry,
-        )
-        up.set_function(lambda: float(is_up()))
 
     def count_ended_connection(self, reason: str) -> None:
         """Count a connection that was refused or closed, by reason."""
