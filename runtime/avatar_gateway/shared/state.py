@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.leases import Lease, QuotaExceeded, Usage
     from avatar_gateway.core.tenants import TenantLimits
+    from avatar_gateway.core.usage import HourTotal, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,15 @@ class SharedState(Protocol):
 
     async def overview(self, gateway: str) -> Overview:
         """Register this gateway for some seconds and return what all gateways have."""
+
+    async def report_usage(self, records: Sequence[Record]) -> None:
+        """Count what is new in records."""
+
+    async def close_abandoned(self) -> Sequence[Record]:
+        """Take some records of gateways that have died; each goes to one gateway."""
+
+    async def usage(self, since: int, until: int) -> Sequence[HourTotal]:
+        """Return the totals of the hours from `since` to before `until`, hours of the epoch."""
 
     async def count_use(self, counter: str, limit: int, ttl_s: float) -> bool:
         """Count one use; return whether no more than `limit` were counted in `ttl_s`."""
