@@ -46,6 +46,11 @@ It is a code for the caller's address (`tokens.caller_code`), which a pod cannot
 """
 RESUME_HEADER: Final = "Avatar-Resume-Seconds"
 """In the answer of a pod to a handshake: how long it holds a session whose connection is lost."""
+SESSION_HEADER: Final = "Avatar-Session"
+"""The header by which a pod tells a gateway the id of the session that a connection is for.
+
+A gateway does not pass it on.
+"""
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.
 
