@@ -9,6 +9,7 @@ GROUP: Final = "avatar.musetalk.io"
 VERSION: Final = "v1alpha1"
 SERVICES: Final = "avatarservices"
 SERVICE_KIND: Final = "AvatarService"
+TENANTS: Final = "avatartenants"
 
 LABEL_NAME: Final = "app.kubernetes.io/name"
 RUNTIME_NAME: Final = "avatar-runtime"
@@ -30,6 +31,8 @@ ADMIN_PORT_NAME: Final = "admin"
 
 STATE_PATH: Final = "/control/v1/state"
 """The state document on the administration port; `?watch=1` streams it (see `state`)."""
+USAGE_PATH: Final = "/control/v1/usage"
+"""What the sessions of a pod have used; `?watch=1` streams it (see `usage`)."""
 SESSIONS_PATH: Final = "/control/v1/sessions"
 """Control path that takes a session over; below it are the sessions of the pod by their ids."""
 DRAIN_PATH: Final = "/control/v1/drain"
@@ -41,6 +44,8 @@ CALLER_HEADER: Final = "Avatar-Caller"
 
 It is a code for the caller's address (`tokens.caller_code`), which a pod cannot read.
 """
+RESUME_HEADER: Final = "Avatar-Resume-Seconds"
+"""In the answer of a pod to a handshake: how long it holds a session whose connection is lost."""
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.
 

@@ -19,7 +19,7 @@ from avatar_gateway import errors, settings
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
-from avatar_gateway.kube import informers
+from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.serving.admin import Admin
@@ -28,10 +28,15 @@ from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
-from avatar_gateway.streams.runtimes import StateStreams, new_http_session
+from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from kubernetes.aio import client
+
+    from avatar_contracts.list_watch import Reflector
 
 LOG_LEVELS: Final = {
     # At WARNING, aiohttp logs the subprotocols of a caller, which may contain a client secret.
@@ -91,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | None) -> None:
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
+    tenants = TenantRegistry(chosen.tenants.keys_namespace)
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting, lambda: listener.connections)
     listener = _listener(chosen.limits, metrics, certificate)
     async with AsyncExitStack() as stack:
@@ -99,16 +105,15 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         budget = MemoryBudget(chosen.limits.buffer_bytes)
         placer = Placer(registry, chosen.keys.gateway.read, budget)
         stack.push_async_callback(placer.close)
-        watches = [
-            informers.reflector(api, kind, namespace, sink, _backoff())
-            for namespace in chosen.namespaces or (None,)
-            for kind, sink in (
-                (informers.PODS, informers.PodSink(registry)),
-                (informers.SERVICES, informers.ServiceSink(registry)),
-            )
-        ]
-        streams = StateStreams(
-            registry, http, chosen.keys.gateway.read, _backoff, metrics.count_state_fault
+        watches = _watches(api, chosen, registry, tenants)
+        streams = PodStreams(
+            STATES,
+            update_states(registry),
+            registry,
+            http,
+            chosen.keys.gateway.read,
+            _backoff,
+            metrics.count_state_fault,
         )
         gateway = Gateway(
             Authenticator(chosen.keys.api.read),
@@ -134,6 +139,36 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
             for task in background:
                 task.cancel()
+
+
+def _watches(
+    api: client.ApiClient,
+    chosen: settings.Settings,
+    registry: PodRegistry,
+    tenants: TenantRegistry,
+) -> list[Reflector]:
+    """Return the watches of all kinds that the gateway follows."""
+    watches = [
+        informers.reflector(api, kind, namespace, sink, _backoff())
+        for namespace in chosen.namespaces or (None,)
+        for kind, sink in (
+            (informers.PODS, informers.PodSink(registry)),
+            (informers.SERVICES, informers.ServiceSink(registry, tenants)),
+        )
+    ]
+    if not chosen.tenants.enabled:
+        return watches
+    optional: list[tuple[str, str | None, informers.EventSink]] = [
+        (informers.TENANTS, None, tenant_sinks.TenantSink(tenants)),
+        (informers.NAMESPACES, None, tenant_sinks.NamespaceSink(tenants)),
+    ]
+    if chosen.tenants.keys_namespace:
+        keys = tenant_sinks.KeySink(tenants)
+        optional.append((informers.SECRETS, chosen.tenants.keys_namespace, keys))
+    return watches + [
+        informers.reflector(api, kind, namespace, sink, _backoff(), optional=True)
+        for kind, namespace, sink in optional
+    ]
 
 
 def _listener(

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import WSMsgType, web
+from tests import redis_server as redis_servers
 
 from avatar_contracts.tokens import gateway_key
 from avatar_gateway import settings
@@ -217,6 +219,8 @@ class FakeAPI:
     events: dict[str, asyncio.Queue[dict[str, Any] | None]] = field(
         default_factory=lambda: {"pods": asyncio.Queue(), "avatarservices": asyncio.Queue()}
     )
+    absent: int = 404
+    """The status for a kind without items."""
     fail_lists: int = 0
     raw_lists: list[str] = field(default_factory=list)
     """Bodies that the next lists return with status 200 instead of the items."""
@@ -225,6 +229,8 @@ class FakeAPI:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a list or a watch; the event None ends the watch."""
         kind = request.path.rsplit("/", 1)[1]
+        if kind not in self.items:
+            return web.json_response({"message": "there is no such kind"}, status=self.absent)
         self.queries.append((request.path, dict(request.query)))
         if "watch" in request.query:
             response = web.StreamResponse()
@@ -406,6 +412,14 @@ async def serving_gateway(
             Listener(ADMIN_LIMITS).listening(admin.application(), ANY_PORT)
         )
         yield setup
+
+
+@pytest.fixture
+async def redis_server() -> AsyncIterator[redis_servers.RedisServer]:
+    """Return a redis-server of its own; the path of a Unix socket must be short."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with redis_servers.running(Path(folder)) as server:
+            yield server
 
 
 @pytest.fixture

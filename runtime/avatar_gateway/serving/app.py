@@ -140,7 +140,7 @@ class Gateway:
             connection_of(request).message_awaited()
         with self._demand.session(session_request.principal, session_request.model):
             await self._proxy_session(
-                session_request.model, placed, caller, connection_of(request).message_arrived
+                session_request, placed, caller, connection_of(request).message_arrived
             )
         return response
 
@@ -243,7 +243,7 @@ class Gateway:
         else:
             self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
             with self._demand.session(session_request.principal, model):
-                await self._proxy_session(model, placed, caller)
+                await self._proxy_session(session_request, placed, caller)
         return response
 
     async def _accept(
@@ -258,13 +258,15 @@ class Gateway:
 
     async def _proxy_session(
         self,
-        model: str,
+        session_request: requests.SessionRequest,
         placed: placement.PlacedSession,
         caller: Peer,
         on_message: Callable[[], None] = lambda: None,
     ) -> None:
         """Proxy until the session ends; `on_message` is called when the caller sends something."""
-        stop = self._sessions.start(model)
+        model = session_request.model
+        can_resume = session_request.can_resume and placed.peer.resume_s > 0
+        stop = self._sessions.start(model, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         try:
             end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)

@@ -68,6 +68,8 @@ class Peer:
     ) -> None:
         assert protocol.transport is not None
         self.subprotocol = subprotocol
+        self.resume_s = 0
+        """How long a pod holds the session when this connection is lost, seconds."""
         self._protocol = protocol
         self._transport = protocol.transport
         self._budget = budget

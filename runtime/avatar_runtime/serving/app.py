@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from avatar_contracts import refusals
+from avatar_contracts import labels, refusals
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import resume
 from avatar_runtime.serving import (
@@ -112,7 +112,7 @@ async def _open_session(
     try:
         service = runtime.settings.identity.service
         avatar = admission.check(request, service, runtime.avatars.keys())
-        await websocket.accept(_subprotocol(websocket))
+        await websocket.accept(_subprotocol(websocket), _resume_header(runtime))
     except BaseException:
         runtime.slots.release()
         raise
@@ -129,7 +129,7 @@ async def _resume(
     try:
         admission.check_resume(request)
         async with sessions.pending.entered(_caller(websocket, request, runtime)):
-            await websocket.accept(_subprotocol(websocket))
+            await websocket.accept(_subprotocol(websocket), _resume_header(runtime))
             message = await _first_message(websocket)
             live = await _find(request.query["resume"], message, runtime, sessions)
         await live.carry(websocket, message)
@@ -212,6 +212,12 @@ async def _deny(websocket: WebSocket, rejection: Rejection, runtime: Runtime) ->
 def _count(rejection: Rejection, runtime: Runtime) -> None:
     runtime.metrics.count_rejection(rejection.code)
     _log.info("session refused code=%s status=%d", rejection.code, rejection.status)
+
+
+def _resume_header(runtime: Runtime) -> list[tuple[bytes, bytes]]:
+    """Return the header that says how long the session waits for its client."""
+    value = str(runtime.settings.sessions.resume_ttl_s)
+    return [(labels.RESUME_HEADER.encode(), value.encode())]
 
 
 def _subprotocol(websocket: WebSocket) -> str | None:

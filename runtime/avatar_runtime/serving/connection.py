@@ -84,6 +84,9 @@ class Carried(Protocol):
     def dialect(self) -> Dialect | None:
         """The form of the protocol that the client speaks, `None` for the GA form."""
 
+    frames_sent: int
+    """Frames of responses that were sent to the client."""
+
     def update(self) -> None:
         """Apply what has changed in the session."""
 
@@ -300,6 +303,7 @@ class Connection:
         if outgoing.frame.is_idle:
             metrics.count_idle_sent()
             return
+        self._live.frames_sent += 1
         kind: FrameKind = "drawn" if outgoing.frame.is_drawn else "silent"
         at = self._runtime.clock()
         metrics.count_sent(kind, now - outgoing.frame.requested_at, at)

@@ -24,6 +24,7 @@ from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
+from avatar_runtime.serving.usage import UsageReports
 from avatar_runtime.serving.video_encoding import VideoEncoders
 from avatar_runtime.upstream import shell
 from avatar_runtime.video import trial
@@ -92,6 +93,7 @@ class Runtime:
         self.connections: set[LiveConnection] = set()
         """The sessions of this pod, also those that wait for their client."""
         self.large_messages = LargeMessages()
+        self.usage = UsageReports(clock)
         self.video_encoders = VideoEncoders(metrics, settings.sessions.fps)
         self.stopping = False
         """Whether the state streams end, because the process stops."""
