@@ -15,9 +15,9 @@ from aiohttp import web
 from avatar_contracts import refusals
 from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
-from avatar_gateway.core import credentials, rejections, requests
+from avatar_gateway.core import credentials, rejections, requests, wait_queue
+from avatar_gateway.core.demand import DemandLimiter
 from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
-from avatar_gateway.core.wait_queue import RETRYABLE_CODES
 from avatar_gateway.serving import answers, audit, page, probes, proxy, upgrade
 from avatar_gateway.serving.access import Access
 from avatar_gateway.serving.avatars import Avatars
@@ -82,7 +82,8 @@ class Gateway:
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes)
+        self._demand = DemandLimiter(sessions.set_waiting)
+        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes, self._demand)
         self._rate = Rate(limits.frames_per_s, limits.bytes_per_s)
         self._budget = budget
         self._metrics = metrics
@@ -167,9 +168,10 @@ class Gateway:
         response, caller = await self._accept(request, placed)
         if session_request.resume is not None:
             connection_of(request).message_awaited()
-        await self._proxy_session(
-            session_request, placed, caller, connection_of(request).message_arrived
-        )
+        with self._demand.session(session_request.principal, session_request.model):
+            await self._proxy_session(
+                session_request, placed, caller, connection_of(request).message_arrived
+            )
         return response
 
     async def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
@@ -211,22 +213,27 @@ class Gateway:
         model = session_request.model
         if session_request.resume is not None:
             return await self._open(self._placer.resume, session_request, request)
-        queue = self._queues.queue(model)
+        principal = session_request.principal
         try:
-            if queue.callers:
-                raise errors.Rejection("no_capacity", _waiting_callers(len(queue.callers)))
+            if callers := self._queues.callers_before(model, principal):
+                raise errors.Rejection("no_capacity", _waiting_callers(callers))
             placed = await self._place_on_pod(session_request, request)
         except errors.Rejection as rejection:
-            if rejection.code != "model_not_found":
-                retryable = rejection.code in RETRYABLE_CODES
-                if session_request.wait_ms and retryable and not self._queues.queue(model).is_full:
-                    return None  # the queue records the arrival
-                self._sessions.record_arrival(model, started)
+            may_wait = session_request.wait_ms and wait_queue.is_temporary(rejection)
+            if may_wait and self._queues.accepts(model, principal):
+                return None  # the queue records the arrival
+            if rejection.code not in ("model_not_found", "quota_exceeded"):
+                self._record_arrival(session_request, started)
                 self._sessions.record_rejection(model)
             raise
-        self._sessions.record_arrival(model, started)
+        self._record_arrival(session_request, started)
         self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
+
+    def _record_arrival(self, session_request: requests.SessionRequest, now: float) -> None:
+        """Count an arrival as far as the limits of its tenant permit."""
+        if self._demand.counts_arrival(session_request.principal, session_request.model, now):
+            self._sessions.record_arrival(session_request.model, now)
 
     async def _place_on_pod(
         self, session_request: requests.SessionRequest, request: web.Request
@@ -294,7 +301,7 @@ class Gateway:
                 caller, session_request, lambda: self._place_on_pod(session_request, request)
             )
         except errors.Rejection as rejection:
-            if rejection.code in RETRYABLE_CODES:
+            if rejection.code in wait_queue.RETRYABLE_CODES:
                 self._sessions.record_rejection(model)
             self._metrics.count_rejection(rejection.code)
             self._audit.denied(request, rejection, model)
@@ -308,7 +315,8 @@ class Gateway:
             await caller.close(NORMAL)
         else:
             self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
-            await self._proxy_session(session_request, placed, caller)
+            with self._demand.session(session_request.principal, model):
+                await self._proxy_session(session_request, placed, caller)
         return response
 
     async def _accept(
