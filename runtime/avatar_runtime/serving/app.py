@@ -95,7 +95,7 @@ async def serve_session(websocket: WebSocket, runtime: Runtime, sessions: LiveSe
     except WebSocketDisconnect:
         _log.info("client left before its session started")
     else:
-        await live.carry(websocket)
+        await live.carry(websocket, carrier=_carrier(request, runtime))
 
 
 async def _open_session(
@@ -140,7 +140,7 @@ async def _resume(
             await websocket.accept(_subprotocol(websocket), headers)
             message = await _first_message(websocket)
             live = await _find(request.query["resume"], message, runtime, sessions)
-        await live.carry(websocket, message)
+        await live.carry(websocket, message, _carrier(request, runtime))
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
@@ -220,6 +220,12 @@ async def _deny(websocket: WebSocket, rejection: Rejection, runtime: Runtime) ->
 def _count(rejection: Rejection, runtime: Runtime) -> None:
     runtime.metrics.count_rejection(rejection.code)
     _log.info("session refused code=%s status=%d", rejection.code, rejection.status)
+
+
+def _carrier(request: admission.SessionRequest, runtime: Runtime) -> str:
+    """Return what the gateway calls the connection; empty if no gateway has opened it."""
+    named = request.headers.get(labels.CONNECTION_HEADER.lower(), "")
+    return named[: labels.MAX_CONNECTION_NAME]
 
 
 def _resume_header(runtime: Runtime) -> Headers:
