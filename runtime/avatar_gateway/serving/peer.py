@@ -56,10 +56,17 @@ class Peer(asyncio.Protocol):
         *,
         is_pod: bool,
         subprotocol: str | None = None,
+        session_id: str | None = None,
         on_closed: Callable[[], None] = lambda: None,
     ) -> None:
         assert protocol.transport is not None
         self.subprotocol = subprotocol
+        self.resume_s = 0
+        """How long a pod holds the session when this connection is lost, seconds."""
+        self.forwarded_bytes = 0
+        """Data frames of the other side that were written here, bytes."""
+        self.session_id = session_id
+        """The session that a pod says this connection is for; None if it does not say."""
         self._protocol = protocol
         self._transport = protocol.transport
         self._budget = budget
@@ -237,6 +244,7 @@ class Peer(asyncio.Protocol):
         """
         if not data:
             return
+        self.forwarded_bytes += len(data)
         self._write(data)
         if not (is_mid_frame or self._is_mid_frame):
             return

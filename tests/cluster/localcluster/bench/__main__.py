@@ -49,6 +49,7 @@ BENCHES: Final = (
         what="processor time for each message beside nginx and haproxy, which must be installed",
         is_long=True,
     ),
+    Bench("placement", "localcluster.bench.placement", what="placements of two gateways a second"),
     Bench("failover", "localcluster.bench.failover", what="100 killed leaders, 10 clean stops"),
     Bench(
         "engine",

@@ -36,29 +36,29 @@ AT_ONCE: Final = 50
 
 
 @contextlib.asynccontextmanager
-async def world(pods: int, sessions_port: int | None = None) -> AsyncIterator[str]:
+async def running_world(pods: int, services: int = 0, sessions_port: int = 0) -> AsyncIterator[str]:
     """Run the fakes; yield the address of their API server.
 
     With `sessions_port`, the sessions of the pods go to another process at this port.
     """
     (port,) = ports.find_free(1)
-    arguments = [str(number) for number in (pods, port, sessions_port) if number is not None]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "localcluster.fakes.gateway_world", *arguments),
+        *(sys.executable, "-m", "localcluster.fakes.gateway_world"),
+        *map(str, (pods, port, services, sessions_port)),
         preexec_fn=processes.die_with_parent,
         env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        await waiting.until(lambda: _counts(url), bool, "the fakes are up")
+        await waiting.until(lambda: counts(url), bool, "the fakes are up")
         yield url
     finally:
         process.terminate()
         await process.wait()
 
 
-async def _counts(url: str) -> dict[str, int]:
-    """Return the open streams and sessions; nothing before the fakes are up."""
+async def counts(url: str) -> dict[str, int]:
+    """Return the counts of the fakes; nothing before they are up."""
     async with aiohttp.ClientSession() as http:
         try:
             async with http.get(f"{url}/streams") as answer:
@@ -70,9 +70,13 @@ async def _counts(url: str) -> dict[str, int]:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    folder: Path, api: str, key: str, settings: Mapping[str, str] | None = None
+    folder: Path,
+    api: str,
+    key: str,
+    name: str = "gateway",
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[OperatorProcess]:
-    """Run the gateway; its address is `health`. `settings` are further environment variables."""
+    """Run a gateway; its address is `health`. `settings` are further environment variables."""
     path = folder / "kubeconfig"
     context = {"cluster": "c", "user": "u"}
     path.write_text(json.dumps({
@@ -87,16 +91,17 @@ async def running_gateway(
         "KUBECONFIG": str(path),
         "AVATAR_API_KEY": key,
         "AVATAR_CONTROL_MASTER": secrets.token_hex(16),
-        "AVATAR_POD": "gateway",
+        "AVATAR_POD": name,
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{sessions}",
+        "AVATAR_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS": "4096",
         **(settings or {}),
     }
     argv = (
         *(sys.executable, "-m", "avatar_gateway", "serve"),
         *(f"--listen=127.0.0.1:{sessions}", f"--admin=127.0.0.1:{admin}"),
     )
-    gateway = operator_process.OperatorProcess(folder / "gateway.log", argv, environment)
-    running = asyncio.create_task(gateway.run(), name="gateway")
+    gateway = operator_process.OperatorProcess(folder / f"{name}.log", argv, environment)
+    running = asyncio.create_task(gateway.run(), name=name)
     try:
         yield gateway
     finally:
@@ -107,12 +112,12 @@ async def running_gateway(
 async def run(pods: int, rest_s: float, folder: Path) -> dict[str, Any]:
     """Measure one gateway."""
     key = secrets.token_hex(16)
-    async with world(pods) as api, running_gateway(folder, api, key) as gateway:
+    async with running_world(pods) as api, running_gateway(folder, api, key) as gateway:
         await gateway.until_ready()
         started, base = time.monotonic(), _usage(gateway)
 
         async def streams() -> int:
-            return (await _counts(api))["streams"]
+            return (await counts(api))["streams"]
 
         await waiting.until(streams, lambda found: found == pods, "all pods are heard", 120)
         heard_s = round(time.monotonic() - started, 2)
@@ -156,7 +161,7 @@ async def _call_all(gateway: OperatorProcess, api: str, key: str, pods: int) -> 
                 delays.append(time.monotonic() - started)
 
         await asyncio.gather(*(call(number) for number in range(pods)))
-        found, usage = await _counts(api), _usage(gateway)
+        found, usage = await counts(api), _usage(gateway)
     return {
         "opened": found["sessions"],
         "refused": refused,

@@ -141,7 +141,7 @@ async def ours(
     """Run the gateway."""
     key = secrets.token_hex(16)
     (folder / name).mkdir()
-    async with gateway.running_gateway(folder / name, api, key, environment) as process:
+    async with gateway.running_gateway(folder / name, api, key, "gateway", environment) as process:
         await process.until_ready()
         yield Proxy(name, int(process.health.rpartition(":")[2]), process.pid, key)
 
@@ -182,7 +182,7 @@ async def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     (pods,) = ports.find_free(1)
     async with contextlib.AsyncExitStack() as stack:
-        api = await stack.enter_async_context(gateway.world(PODS, pods))
+        api = await stack.enter_async_context(gateway.running_world(PODS, 0, pods))
         proxies = [await stack.enter_async_context(ours("gateway", api, folder, {}))]
         for each in options.gateway:
             name, _, settings = each.partition("=")
