@@ -57,7 +57,6 @@ class Peer(asyncio.Protocol):
         is_pod: bool,
         subprotocol: str | None = None,
         session_id: str | None = None,
-        on_closed: Callable[[], None] = lambda: None,
     ) -> None:
         assert protocol.transport is not None
         self.subprotocol = subprotocol
@@ -71,7 +70,6 @@ class Peer(asyncio.Protocol):
         self._transport = protocol.transport
         self._budget = budget
         self._is_pod = is_pod
-        self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self.is_full = False
         """Whether the side has to take data before more is passed on."""
@@ -311,7 +309,6 @@ class Peer(asyncio.Protocol):
         self._transport.close()
         self._frames.clear()
         self.feed_eof()
-        self._on_closed()
 
     def _abort_unsent(self) -> None:
         if self._liveness.is_connected:
