@@ -9,6 +9,7 @@ GROUP: Final = "avatar.musetalk.io"
 VERSION: Final = "v1alpha1"
 SERVICES: Final = "avatarservices"
 SERVICE_KIND: Final = "AvatarService"
+TENANTS: Final = "avatartenants"
 
 LABEL_NAME: Final = "app.kubernetes.io/name"
 RUNTIME_NAME: Final = "avatar-runtime"
