@@ -8,8 +8,10 @@ import importlib.metadata
 import logging
 import os
 import random
+import secrets
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +34,10 @@ from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.serving.token_verifier import TokenVerifier
+from avatar_gateway.shared.connection import Address, Connection
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
 from avatar_gateway.tenant_registry import TenantRegistry
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from kubernetes.aio import client
 
     from avatar_contracts.list_watch import Reflector
+    from avatar_gateway.shared.state import SharedState
 
 LOG_LEVELS: Final = {
     # At WARNING, aiohttp logs the subprotocols of a caller, which may contain a client secret.
@@ -107,7 +114,13 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
     tenants = TenantRegistry(chosen.tenants.keys_namespace)
-    metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting, lambda: listener.connections)
+    state = _shared_state(chosen.shared_state)
+    metrics = Metrics(
+        lambda: sessions.live,
+        lambda: sessions.waiting,
+        lambda: listener.connections,
+        lambda: state.name != "unavailable",
+    )
     listener = _listener(chosen.limits, metrics, certificate)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
@@ -119,6 +132,10 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         key_sets = KeySets(tenants)
         stack.push_async_callback(key_sets.close)
         audit_log = audit.AuditLog()
+        stack.push_async_callback(state.close)
+        loop = asyncio.get_running_loop()
+        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        sessions.shared_state = lambda: state.name
         streams = PodStreams(
             STATES,
             update_states(registry),
@@ -143,6 +160,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             chosen.limits,
             budget,
             audit_log,
+            leases,
         )
         admin = Admin(chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready)
         revocations = RevocationWatch(sessions, tenants, audit_log)
@@ -156,10 +174,12 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 group.create_task(streams.run(), name="states"),
                 group.create_task(key_sets.run(), name="key-sets"),
                 group.create_task(revocations.run(), name="revocations"),
+                group.create_task(leases.run(), name="leases"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
+            await leases.report()  # what the last sessions held is free at once
             for task in background:
                 task.cancel()
 
@@ -192,6 +212,16 @@ def _watches(
         informers.reflector(api, kind, namespace, sink, _backoff(), optional=True)
         for kind, namespace, sink in optional
     ]
+
+
+def _shared_state(chosen: settings.SharedStateAddress) -> SharedState:
+    """Return the state that this gateway shares with others, or one of its own."""
+    if not chosen.url:
+        _log.info("shared state none, limits of tenants count for each gateway alone")
+        return MemoryState(time.time)
+    address = Address(chosen.url, chosen.read_password, chosen.ca)
+    _log.info("shared state address=%s", address)
+    return RedisState(Connection(address, _backoff()))
 
 
 def _listener(

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from avatar_gateway.core.connections import IPNetwork
+    from avatar_gateway.shared.leases import Leases
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -76,6 +77,8 @@ class FakePod:
     """If set, the state stream answers with a redirect to this address."""
     may_answer: asyncio.Event | None = None
     """If set, the pod answers a session request only after this event."""
+    session_header: Callable[[web.Request], str] | None = None
+    """Returns the session that the pod names for a request; None for a pod that names none."""
     autoping: bool = True
     """Whether the pod's library handles pings and pongs itself."""
     port: int = 0
@@ -138,6 +141,8 @@ class FakePod:
             protocols=("realtime",), max_msg_size=2**25, autoping=self.autoping
         )
         self.sockets.add(socket)
+        if self.session_header is not None:
+            socket.headers["Avatar-Session"] = self.session_header(request)
         try:
             await socket.prepare(request)
             await self._converse(socket)
@@ -384,6 +389,7 @@ async def serving_gateway(
     tls_context: ssl.SSLContext | None = None,
     limits: Limits = LIMITS,
     trusted_proxies: Sequence[IPNetwork] = (),
+    leases: Leases | None = None,
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -417,6 +423,7 @@ async def serving_gateway(
             chosen.limits,
             budget,
             audit_log,
+            leases,
         )
         admin = Admin(chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready)
         stack.push_async_callback(placer.close)

@@ -12,9 +12,9 @@ from avatar_gateway.core.tenants import PLATFORM, Principal
 from avatar_gateway.serving import proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from avatar_contracts.state import DemandDocument
+    from avatar_contracts.state import DemandDocument, SharedStateName
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +62,10 @@ class Sessions:
         """Whether the gateway shuts down; it is not ready, but may still accept sessions."""
         self.draining = False
         """Whether the gateway accepts no more sessions."""
+        self.shared_state: Callable[[], SharedStateName] = lambda: "none"
+        """Returns whether the gateways count together, for the state document."""
+        self.waiting = 0
+        """Callers that wait now, of all services."""
         self._demand: dict[str, Demand] = {}
         self._stops: dict[asyncio.Future[proxy.End], LiveSession] = {}
         self._empty = asyncio.Event()
@@ -74,13 +78,8 @@ class Sessions:
         """Return the number of sessions that are proxied now."""
         return len(self._stops)
 
-    @property
-    def waiting(self) -> int:
-        """Return the number of callers that wait now."""
-        return sum(demand.waiting for demand in self._demand.values())
-
     def set_waiting(self, service: str, callers: int) -> None:
-        """Set the number of callers that wait for a slot of a service."""
+        """Set how many callers that wait for a slot of a service count as demand."""
         demand = self._demand_of(service)
         if demand.waiting != callers:
             self._set(service, replace(demand, waiting=callers))
@@ -188,7 +187,7 @@ class Sessions:
                 for name, demand in sorted(self._demand.items())
             },
             "tenants": {},
-            "shared_state": "none",
+            "shared_state": self.shared_state(),
             "sequence": self._sequence,
         }
 
