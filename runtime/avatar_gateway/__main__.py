@@ -1,4 +1,4 @@
-"""Command line of the gateway: `avatar-gateway serve`."""
+"""Command line of the gateway: `avatar-gateway serve` and `avatar-gateway keys`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
+from avatar_gateway.cli import keys
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
@@ -67,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 after a shutdown, 2 for wrong settings."""
+    """Run the command line and return its exit status: 2 for wrong settings or arguments."""
     parser = argparse.ArgumentParser(prog="avatar-gateway", description=__doc__)
     version = importlib.metadata.version("avatar-service")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
@@ -79,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tls-certificate", metavar="FILE", help="PEM file to serve TLS with"
     )
     serve_parser.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
+    keys.add_parser(commands)
     options = parser.parse_args(arguments)
+    if options.command == "keys":
+        return keys.run(options)
     try:
         given = {
             "AVATAR_GATEWAY_TLS_CERTIFICATE": options.tls_certificate,
