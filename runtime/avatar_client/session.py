@@ -331,7 +331,7 @@ async def connect(
         ServerError: the server does not serve an option.
     """
     again = partial(dialing.dial, target) if resumes else None
-    socket = ResumingSocket(await dialing.dial(target), again)
+    socket = ResumingSocket(await dialing.dial(target, resumes=resumes), again)
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
     player = None

@@ -21,7 +21,7 @@ from avatar_gateway import errors, settings
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
-from avatar_gateway.kube import informers
+from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.serving.admin import Admin
@@ -33,12 +33,24 @@ from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
-from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
+from avatar_gateway.shared.usage_log import UsageLog
+from avatar_gateway.streams.runtimes import (
+    STATES,
+    USAGE,
+    PodStreams,
+    new_http_session,
+    update_states,
+)
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kubernetes.aio import client
+
+    from avatar_contracts.list_watch import Reflector
     from avatar_gateway.shared.state import SharedState
 
 LOG_LEVELS: Final = {
@@ -100,6 +112,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
     state = _shared_state(chosen.shared_state)
+    tenants = TenantRegistry(chosen.tenants.keys_namespace)
     metrics = Metrics(
         lambda: sessions.live,
         lambda: sessions.waiting,
@@ -113,21 +126,32 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         budget = MemoryBudget(chosen.limits.buffer_bytes)
         placer = Placer(registry, chosen.keys.gateway.read, budget)
         stack.push_async_callback(placer.close)
-        watches = [
-            informers.reflector(api, kind, namespace, sink, _backoff())
-            for namespace in chosen.namespaces or (None,)
-            for kind, sink in (
-                (informers.PODS, informers.PodSink(registry)),
-                (informers.SERVICES, informers.ServiceSink(registry)),
-            )
-        ]
+        watches = _watches(api, chosen, registry, tenants)
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
         leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        meter = Meter(
+            state,
+            UsageLog(chosen.usage_log),
+            chosen.pod,
+            registry.capacity,
+            loop.time,
+            time.time,
+            metrics.usage,
+        )
         sessions.shared_state = lambda: state.name
         streams = PodStreams(
             STATES,
             update_states(registry),
+            registry,
+            http,
+            chosen.keys.gateway.read,
+            _backoff,
+            metrics.count_state_fault,
+        )
+        uses = PodStreams(
+            USAGE,
+            meter.on_line,
             registry,
             http,
             chosen.keys.gateway.read,
@@ -143,6 +167,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             chosen.limits,
             budget,
             leases,
+            meter,
         )
         admin = Admin(chosen, registry, sessions, metrics, lambda: gateway.is_ready)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
@@ -154,10 +179,13 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
                 group.create_task(leases.run(), name="leases"),
+                group.create_task(meter.run(), name="usage"),
+                group.create_task(uses.run(), name="usage-of-pods"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
+            await meter.close()
             await leases.report()  # what the last sessions held is free at once
             for task in background:
                 task.cancel()
@@ -171,6 +199,36 @@ def _shared_state(chosen: settings.SharedStateAddress) -> SharedState:
     address = Address(chosen.url, chosen.read_password, chosen.ca)
     _log.info("shared state address=%s", address)
     return RedisState(Connection(address, _backoff()))
+
+
+def _watches(
+    api: client.ApiClient,
+    chosen: settings.Settings,
+    registry: PodRegistry,
+    tenants: TenantRegistry,
+) -> list[Reflector]:
+    """Return the watches of all kinds that the gateway follows."""
+    watches = [
+        informers.reflector(api, kind, namespace, sink, _backoff())
+        for namespace in chosen.namespaces or (None,)
+        for kind, sink in (
+            (informers.PODS, informers.PodSink(registry)),
+            (informers.SERVICES, informers.ServiceSink(registry, tenants)),
+        )
+    ]
+    if not chosen.tenants.enabled:
+        return watches
+    optional: list[tuple[str, str | None, informers.EventSink]] = [
+        (informers.TENANTS, None, tenant_sinks.TenantSink(tenants)),
+        (informers.NAMESPACES, None, tenant_sinks.NamespaceSink(tenants)),
+    ]
+    if chosen.tenants.keys_namespace:
+        keys = tenant_sinks.KeySink(tenants)
+        optional.append((informers.SECRETS, chosen.tenants.keys_namespace, keys))
+    return watches + [
+        informers.reflector(api, kind, namespace, sink, _backoff(), optional=True)
+        for kind, namespace, sink in optional
+    ]
 
 
 def _listener(

@@ -39,6 +39,7 @@ _KNOWN: Final = frozenset(
         "BUFFER_BYTES",
         "HELD_BYTES",
         "KEY",
+        "KEYS_NAMESPACE",
         "KEY_FOLDER",
         "MAX_BYTES_PER_S",
         "MAX_CONNECTIONS",
@@ -50,7 +51,9 @@ _KNOWN: Final = frozenset(
         "SHARED_STATE_URL",
         "TLS_CERTIFICATE",
         "TLS_KEY",
+        "TENANTS",
         "TRUSTED_PROXIES",
+        "USAGE_LOG",
     }
 )
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
@@ -73,6 +76,17 @@ class Keys:
         if self.admin_token:
             return (self.admin_token,)
         return tuple(tokens.gateway_token(key) for key in self.gateway.read())
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """Whether AvatarTenants are followed, and where their keys are."""
+
+    enabled: bool = True
+    """Without it, only keys of the platform are accepted."""
+    keys_namespace: str = ""
+    """The namespace of the Secrets with API keys of tenants; empty for none. The gateway can read
+    all Secrets of this namespace, so nothing else should be in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +160,12 @@ class Settings:
     """Whether `/metrics` is public."""
     log_format: LogFormat
     limits: Limits
+    tenants: Tenants = Tenants()
     certificate: tls.CertificateFiles | None = None
     """The certificate of the sessions port; None serves without encryption."""
     shared_state: SharedStateAddress = SharedStateAddress()
+    usage_log: str = ""
+    """The file of the usage log, `-` for the standard output; empty for none."""
 
 
 def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -> Settings:
@@ -180,8 +197,13 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         metrics_open=read.boolean(ENV_METRICS_OPEN),
         log_format=LogFormat(read.choice(ENV_LOG_FORMAT, "text", ("json", "text"))),
         limits=_limits(read),
+        tenants=Tenants(
+            enabled=read.boolean(f"{_PREFIX}TENANTS", default=True),
+            keys_namespace=read.text(f"{_PREFIX}KEYS_NAMESPACE", ""),
+        ),
         certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
         shared_state=_shared_state(read),
+        usage_log=read.text(f"{_PREFIX}USAGE_LOG", ""),
     )
     read.check(errors.SettingsError)
     return settings

@@ -224,6 +224,8 @@ class FakeAPI:
     events: dict[str, asyncio.Queue[dict[str, Any] | None]] = field(
         default_factory=lambda: {"pods": asyncio.Queue(), "avatarservices": asyncio.Queue()}
     )
+    absent: int = 404
+    """The status for a kind without items."""
     fail_lists: int = 0
     raw_lists: list[str] = field(default_factory=list)
     """Bodies that the next lists return with status 200 instead of the items."""
@@ -232,6 +234,8 @@ class FakeAPI:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a list or a watch; the event None ends the watch."""
         kind = request.path.rsplit("/", 1)[1]
+        if kind not in self.items:
+            return web.json_response({"message": "there is no such kind"}, status=self.absent)
         self.queries.append((request.path, dict(request.query)))
         if "watch" in request.query:
             response = web.StreamResponse()

@@ -21,7 +21,7 @@ MAX_WAIT_MS: Final = 600_000
 _NAME: Final = re.compile(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 )
-_GATEWAY_PARAMETERS: Final = frozenset({"refuse", "wait_ms"})
+_GATEWAY_PARAMETERS: Final = frozenset({"refuse", "resumes", "wait_ms"})
 """Parameters that only the gateway uses; the pod does not receive them."""
 _SECRET_TTL_S: Final = credentials.MAX_TTL_S
 
@@ -44,6 +44,10 @@ class SessionRequest:
     """The address of the caller; `None` if it is not known."""
     principal: Principal = PLATFORM
     """Who makes the request."""
+    avatar: str = ""
+    """The avatar that the session starts with; empty for the first one of the service."""
+    can_resume: bool = False
+    """Whether the caller continues its session on another connection when this one ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,9 @@ def parse(
     refuse = values.get("refuse", "status")
     if refuse not in ("close", "status"):
         raise _invalid("refuse", refuse, ["close", "status"])
+    resumes = values.get("resumes", "0")
+    if resumes not in ("0", "1"):
+        raise _invalid("resumes", resumes, ["0", "1"])
     return SessionRequest(
         model=_model(values.get("model", "")),
         wait_ms=_wait_ms(values.get("wait_ms", "0")),
@@ -104,6 +111,8 @@ def parse(
         path=path,
         resume=values.get("resume"),
         caller=caller,
+        avatar=values.get("avatar", ""),
+        can_resume=resumes == "1" or "resume" in values,
     )
 
 

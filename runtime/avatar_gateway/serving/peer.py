@@ -73,6 +73,8 @@ class Peer:
         """Data frames of the other side that were written here, bytes."""
         self.session_id = session_id
         """The session that a pod says this connection is for; None if it does not say."""
+        self.resume_s = 0
+        """How long a pod holds the session when this connection is lost, seconds."""
         self._protocol = protocol
         self._transport = protocol.transport
         self._budget = budget

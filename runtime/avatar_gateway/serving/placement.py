@@ -15,6 +15,7 @@ from avatar_contracts.answer_limits import MAX_PICTURE_BYTES
 from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.core.frames import NORMAL
+from avatar_gateway.core.recent_avatars import RecentAvatars
 from avatar_gateway.serving import upgrade
 from avatar_gateway.serving.pod_answers import read_body
 from avatar_gateway.serving.session_mover import SessionMover
@@ -47,6 +48,8 @@ class PlacedSession:
     pod: str
     peer: Peer
     placement: Placement
+    gpu_class: str = ""
+    """The GPU class of the pod, from its label."""
     lease: HeldLease | None = None
     """What counts for the limits of its tenant; None for a session without a tenant."""
 
@@ -89,6 +92,7 @@ class Placer:
         )
 
         self._mover = SessionMover(registry, self._http, read_keys, _host)
+        self._recent = RecentAvatars()
 
     @property
     def services(self) -> frozenset[str]:
@@ -99,6 +103,23 @@ class Placer:
         """Close all connections to pods."""
         await self._http.close()
 
+    def check_room(self, request: SessionRequest) -> Sequence[str]:
+        """Return the pods that may accept a session now, the best first; asks no pod.
+
+        Raises:
+            Rejection: the service does not exist, or no pod that the tenant may use has room.
+        """
+        if request.model not in self._registry.services:
+            raise errors.Rejection("model_not_found", _missing(request.model), param="model")
+        ranked = self._registry.pods_of(request.model).order(
+            asyncio.get_running_loop().time(),
+            request.principal.gpu_classes,
+            self._recent.pods(request.model, request.avatar),
+        )
+        if isinstance(ranked, routing.Shortage):
+            raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
+        return ranked
+
     async def place(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
     ) -> PlacedSession:
@@ -108,17 +129,14 @@ class Placer:
             Rejection: the service does not exist, or no pod accepts the session.
             PodRejection: a pod rejected the request itself; every pod would reject it.
         """
-        if request.model not in self._registry.services:
-            raise errors.Rejection("model_not_found", _missing(request.model), param="model")
-        now = asyncio.get_running_loop().time()
-        ranked = routing.order(self._registry.candidates(request.model), now)
-        if isinstance(ranked, routing.Shortage):
-            raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
-        for key in ranked:
+        for key in self.check_room(request):
             try:
-                return await self._open_session(key, request, subprotocols, headers)
+                placed = await self._open_session(key, request, subprotocols, headers)
             except errors.PodError as error:
                 _log.info("pod did not accept the session pod=%s problem=%s", key, error.problem)
+            else:
+                self._recent.add(request.model, request.avatar, key)
+                return placed
         shortage = routing.Shortage.NO_CAPACITY
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
@@ -225,7 +243,7 @@ class Placer:
                 raise errors.PodError(key, repr(error)) from error
             raise
         placement.accepted_at = asyncio.get_running_loop().time()
-        return PlacedSession(key, peer, placement)
+        return PlacedSession(key, peer, placement, pod.gpu_class)
 
 
 def _missing(model: str) -> str:

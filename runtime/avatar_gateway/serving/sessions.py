@@ -25,6 +25,13 @@ chart's terminationGracePeriodSeconds leaves 30 s after the drain timeout.
 """
 
 
+_HANDOVER_SESSIONS: Final = 50
+"""Sessions that are handed over at a time: the callers of all come to the other gateways."""
+_HANDOVER_S: Final = 0.05
+_NEW_S: Final = 2.0
+"""Age at which a session is handed over: its caller has the token with which it resumes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """The demand for one service at this gateway."""
@@ -47,7 +54,7 @@ class Sessions:
         self.shared_state: Callable[[], SharedStateName] = lambda: "none"
         """Returns whether the gateways count together, for the state document."""
         self._demand: dict[str, Demand] = {}
-        self._stops: set[asyncio.Future[proxy.End]] = set()
+        self._stops: dict[asyncio.Future[proxy.End], float | None] = {}  # `Sessions.start`
         self._empty = asyncio.Event()
         self._empty.set()
         self._sequence = 0
@@ -81,10 +88,15 @@ class Sessions:
         demand = self._demand_of(service)
         self._set(service, replace(demand, rejected_total=demand.rejected_total + 1))
 
-    def start(self, service: str) -> asyncio.Future[proxy.End]:
-        """Count a new session and return a future; setting its result ends the session."""
+    def start(self, service: str, *, can_resume: bool = False) -> asyncio.Future[proxy.End]:
+        """Count a new session and return a future; setting its result ends the session.
+
+        `can_resume` is whether its caller continues it through another gateway when this one ends
+        the connection.
+        """
         stop: asyncio.Future[proxy.End] = asyncio.get_running_loop().create_future()
-        self._stops.add(stop)
+        # From when on it can be handed over, seconds of the loop; the oldest session comes first.
+        self._stops[stop] = asyncio.get_running_loop().time() + _NEW_S if can_resume else None
         self._empty.clear()
         demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions + 1))
@@ -92,7 +104,7 @@ class Sessions:
 
     def finish(self, service: str, stop: asyncio.Future[proxy.End]) -> None:
         """Count the end of a session."""
-        self._stops.discard(stop)
+        self._stops.pop(stop, None)
         stop.cancel()
         if not self._stops:
             self._empty.set()
@@ -100,22 +112,23 @@ class Sessions:
         self._set(service, replace(demand, sessions=demand.sessions - 1))
 
     async def drain(self, timeout_s: float, close_timeout_s: float = CLOSE_TIMEOUT_S) -> int:
-        """Accept no more sessions, wait until the live ones end, and end those that outlast it.
+        """Accept no more sessions, hand over the live ones, and end those that outlast the drain.
 
-        The drain takes at most `timeout_s + close_timeout_s` seconds, even if a session does not
-        end: its connections then close with the process.
+        A session whose caller can resume goes on through another gateway: its connections end now,
+        and its pod holds it. The others stay until they end. The drain takes at most
+        `timeout_s + close_timeout_s` seconds, even if a session does not end: its connections then
+        close with the process.
 
         Returns:
             The number of sessions that the gateway had to end.
         """
         self.leaving = self.draining = True
         self._notify()
-        if await self._wait_until_empty(timeout_s):
+        if await self._hand_over_and_wait(timeout_s):
             return 0
         remaining = list(self._stops)
         for stop in remaining:
-            if not stop.done():  # a second signal repeats the drain
-                stop.set_result(proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts"))
+            _restart(stop)
         if not await self._wait_until_empty(close_timeout_s):
             _log.warning(
                 "drain timed out, sessions did not end sessions=%d timeout_s=%g",
@@ -162,6 +175,27 @@ class Sessions:
             "sequence": self._sequence,
         }
 
+    async def _hand_over_and_wait(self, timeout_s: float) -> bool:
+        """Hand over the sessions that can be, and return whether all have ended in time."""
+        handover = asyncio.create_task(self._hand_over(), name="handover")
+        try:
+            return await self._wait_until_empty(timeout_s)
+        finally:
+            handover.cancel()
+
+    async def _hand_over(self) -> None:
+        loop, sessions = asyncio.get_running_loop(), 0
+        for stop, ready_at in list(self._stops.items()):
+            if ready_at is None:
+                continue
+            sessions += 1
+            if ready_at > loop.time():
+                await asyncio.sleep(ready_at - loop.time())
+            elif sessions % _HANDOVER_SESSIONS == 0:
+                await asyncio.sleep(_HANDOVER_S)
+            _restart(stop)
+        _log.info("handed over sessions=%d", sessions)
+
     async def _wait_until_empty(self, timeout_s: float) -> bool:
         try:
             async with asyncio.timeout(timeout_s):
@@ -181,3 +215,9 @@ class Sessions:
         self._sequence += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _restart(stop: asyncio.Future[proxy.End]) -> None:
+    """End the connections of a session, unless they have ended."""
+    if not stop.done():
+        stop.set_result(proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts"))

@@ -23,6 +23,7 @@ REALTIME: Final = "realtime"
 _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
 """16 bytes in base64."""
+_SECONDS: Final = re.compile(r"[0-9]{1,4}")
 
 
 def offered_subprotocols(request: web.Request) -> Sequence[str]:
@@ -140,6 +141,8 @@ async def connect(
         session_id=named,
         on_closed=response.close,
     )
+    resume_s = response.headers.get(labels.RESUME_HEADER, "")
+    pod.resume_s = int(resume_s) if _SECONDS.fullmatch(resume_s) else 0
     protocol.set_parser(pod, EMPTY_PAYLOAD)
     return pod
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.live_sessions import LiveSessions
     from avatar_runtime.serving.runtime import Runtime
 
-    Headers = list[tuple[bytes, bytes]]
 
 _SUBPROTOCOL = "realtime"
 
@@ -115,7 +114,7 @@ async def _open_session(
         service = runtime.settings.identity.service
         avatar = admission.check(request, service, runtime.avatars.keys())
         session_id = runtime.new_session_id()
-        await websocket.accept(_subprotocol(websocket), _session_header(session_id))
+        await websocket.accept(_subprotocol(websocket), _headers(runtime, session_id))
     except BaseException:
         runtime.slots.release()
         raise
@@ -135,7 +134,7 @@ async def _resume(
             # Whether a session exists is told to gateways only, which have a token.
             is_gateway = runtime.tokens.session_is_required
             known = sessions.id_of(request.query["resume"]) if is_gateway else None
-            await websocket.accept(_subprotocol(websocket), _session_header(known))
+            await websocket.accept(_subprotocol(websocket), _headers(runtime, known))
             message = await _first_message(websocket)
             live = await _find(request.query["resume"], message, runtime, sessions)
         await live.carry(websocket, message)
@@ -220,11 +219,12 @@ def _count(rejection: Rejection, runtime: Runtime) -> None:
     _log.info("session refused code=%s status=%d", rejection.code, rejection.status)
 
 
-def _session_header(session_id: str | None) -> Headers:
-    """Return the header that tells a gateway the session of a connection."""
-    if session_id is None:
-        return []
-    return [(labels.SESSION_HEADER.lower().encode(), session_id.encode())]
+def _headers(runtime: Runtime, session_id: str | None) -> list[tuple[bytes, bytes]]:
+    """Return what a gateway is told: the session, and how long it waits for its client."""
+    headers = [(labels.RESUME_HEADER, str(runtime.settings.sessions.resume_ttl_s))]
+    if session_id is not None:
+        headers.append((labels.SESSION_HEADER, session_id))
+    return [(name.encode(), value.encode()) for name, value in headers]
 
 
 def _subprotocol(websocket: WebSocket) -> str | None:
