@@ -1,4 +1,4 @@
-"""Command line of the gateway: `avatar-gateway serve`."""
+"""Command line of the gateway: `avatar-gateway serve`, and what it did: `usage`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
-from avatar_gateway import errors, settings
+from avatar_gateway import errors, settings, usage_command
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
@@ -82,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tls-certificate", metavar="FILE", help="PEM file to serve TLS with"
     )
     serve_parser.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
+    usage_command.add_arguments(commands)
     options = parser.parse_args(arguments)
+    if options.command == "usage":
+        return usage_command.run(options, os.environ, time.time())
     try:
         given = {
             "AVATAR_GATEWAY_TLS_CERTIFICATE": options.tls_certificate,

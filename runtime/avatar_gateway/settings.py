@@ -202,7 +202,7 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
             keys_namespace=read.text(f"{_PREFIX}KEYS_NAMESPACE", ""),
         ),
         certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
-        shared_state=_shared_state(read),
+        shared_state=shared_state(read),
         usage_log=read.text(f"{_PREFIX}USAGE_LOG", ""),
     )
     read.check(errors.SettingsError)
@@ -229,7 +229,8 @@ def _limits(read: Environment) -> Limits:
     )
 
 
-def _shared_state(read: Environment) -> SharedStateAddress:
+def shared_state(read: Environment) -> SharedStateAddress:
+    """Return the server of the shared state; faults are noted."""
     name = f"{_PREFIX}SHARED_STATE_URL"
     url = read.secret(name).strip()
     if url and not _is_shared_state_url(url):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.connections import IPNetwork
     from avatar_gateway.shared.leases import Leases
+    from avatar_gateway.shared.metering import Meter
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -138,6 +139,7 @@ class FakePod:
         self.sockets.add(socket)
         if self.session_header is not None:
             socket.headers["Avatar-Session"] = self.session_header(request)
+            socket.headers["Avatar-Resume-Seconds"] = "30"
         try:
             await socket.prepare(request)
             await self._converse(socket)
@@ -383,6 +385,7 @@ async def serving_gateway(
     limits: Limits = LIMITS,
     trusted_proxies: Sequence[IPNetwork] = (),
     leases: Leases | None = None,
+    meter: Meter | None = None,
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -407,6 +410,7 @@ async def serving_gateway(
             chosen.limits,
             budget,
             leases,
+            meter,
         )
         admin = Admin(chosen, registry, sessions, metrics, lambda: app.is_ready)
         stack.push_async_callback(placer.close)
