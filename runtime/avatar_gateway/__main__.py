@@ -24,18 +24,23 @@ from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
 from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
+from avatar_gateway.serving import audit
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
+from avatar_gateway.serving.token_verifier import TokenVerifier
 from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.shared.usage_log import UsageLog
+from avatar_gateway.shared.use_counts import SharedUseCounts
+from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.streams.runtimes import (
     STATES,
     USAGE,
@@ -63,6 +68,7 @@ LIMITED_LOGGERS: Final = (
     "avatar_gateway.serving.connection",
     "avatar_gateway.serving.placement",
     "avatar_gateway.serving.server",
+    "avatar_gateway.streams.key_sets",
 )
 """Loggers of records that a caller can cause without a session."""
 
@@ -107,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
+    audit.configure(sys.stderr)
     asyncio.run(serve(chosen, certificate))
     return 0
 
@@ -130,6 +137,9 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         placer = Placer(registry, chosen.keys.gateway.read, budget)
         stack.push_async_callback(placer.close)
         watches = _watches(api, chosen, registry, tenants)
+        key_sets = KeySets(tenants)
+        stack.push_async_callback(key_sets.close)
+        audit_log = audit.AuditLog()
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
         leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
@@ -162,17 +172,28 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             metrics.count_state_fault,
         )
         gateway = Gateway(
-            Authenticator(chosen.keys.api.read),
+            Authenticator(
+                chosen.keys.api.read,
+                tenants,
+                TokenVerifier(tenants, key_sets),
+                chosen.keys.gateway.read,
+                SharedUseCounts(state, time.time),
+            ),
+            tenants,
             placer,
             sessions,
             metrics,
             lambda: all(watch.synced.is_set() for watch in watches),
             chosen.limits,
             budget,
+            audit_log,
             leases,
             meter,
         )
-        admin = Admin(chosen, registry, sessions, metrics, lambda: gateway.is_ready)
+        admin = Admin(
+            chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready, leases
+        )
+        revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
         await stack.enter_async_context(
             Listener(ADMIN_LIMITS).listening(admin.application(), chosen.admin)
@@ -181,6 +202,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             background = [
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
+                group.create_task(key_sets.run(), name="key-sets"),
+                group.create_task(revocations.run(), name="revocations"),
                 group.create_task(leases.run(), name="leases"),
                 group.create_task(meter.run(), name="usage"),
                 group.create_task(uses.run(), name="usage-of-pods"),
@@ -192,16 +215,6 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             await leases.report()  # what the last sessions held is free at once
             for task in background:
                 task.cancel()
-
-
-def _shared_state(chosen: settings.SharedStateAddress) -> SharedState:
-    """Return the state that this gateway shares with others, or one of its own."""
-    if not chosen.url:
-        _log.info("shared state none, limits of tenants count for each gateway alone")
-        return MemoryState(time.time)
-    address = Address(chosen.url, chosen.read_password, chosen.ca)
-    _log.info("shared state address=%s", address)
-    return RedisState(Connection(address, _backoff()))
 
 
 def _watches(
@@ -232,6 +245,16 @@ def _watches(
         informers.reflector(api, kind, namespace, sink, _backoff(), optional=True)
         for kind, namespace, sink in optional
     ]
+
+
+def _shared_state(chosen: settings.SharedStateAddress) -> SharedState:
+    """Return the state that this gateway shares with others, or one of its own."""
+    if not chosen.url:
+        _log.info("shared state none, limits of tenants count for each gateway alone")
+        return MemoryState(time.time)
+    address = Address(chosen.url, chosen.read_password, chosen.ca)
+    _log.info("shared state address=%s", address)
+    return RedisState(Connection(address, _backoff()))
 
 
 def _listener(

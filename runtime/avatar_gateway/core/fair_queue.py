@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class _Flow:
     """The virtual time at which its next slot starts."""
     callers: OrderedDict[str, None] = field(default_factory=OrderedDict)
     is_set_aside: bool = False
+    takes_part: bool = False
+    """Whether it gets slots: it has callers and is not set aside."""
 
     @property
     def finish(self) -> float:
@@ -99,10 +101,14 @@ class FairQueue:
         """Return the number of callers of each tenant that has some."""
         return {name: len(flow.callers) for name, flow in self._flows.items() if flow.callers}
 
+    def callers_of(self, tenant: str) -> int:
+        """Return the number of callers of a tenant."""
+        flow = self._flows.get(tenant)
+        return len(flow.callers) if flow else 0
+
     def accepts(self, tenant: str) -> bool:
         """Return whether one more caller of a tenant may wait."""
-        flow = self._flows.get(tenant)
-        return (len(flow.callers) if flow else 0) < MAX_CALLERS - len(self)
+        return self.callers_of(tenant) < MAX_CALLERS - len(self)
 
     def has_before(self, share: Share) -> bool:
         """Return whether a new caller of a tenant would have to wait behind another caller.
@@ -123,7 +129,8 @@ class FairQueue:
         else:
             self._remove(flow)
             if flow.share.priority != share.priority:
-                flow.start = 0.0  # virtual times of two levels have nothing in common
+                # Virtual times of two levels have nothing in common.
+                flow.start, flow.takes_part = 0.0, False
                 self._forget_if_empty(flow.share.priority)
             flow.share = share
         flow.callers[caller] = None
@@ -203,18 +210,21 @@ class FairQueue:
             insort(self._priorities, -priority)
         name = flow.share.tenant
         if flow.callers and not flow.is_set_aside:
-            flow.start = max(flow.start, level.virtual_time)
+            if not flow.takes_part:
+                flow.start = max(flow.start, level.virtual_time)
+            flow.takes_part = True
             if level.has_started(flow):
                 insort(level.started, (flow.finish, name))
             else:
                 insort(level.later, (flow.start, name))
-        elif level.has_started(flow):
-            self._catch_up(flow)
-            self._forget_if_empty(priority)
+            level.weights += flow.share.weight
             return
+        flow.takes_part = False
+        if level.has_started(flow):
+            self._catch_up(flow)
         else:
             insort(level.ahead, (flow.start, name))
-        level.weights += flow.share.weight
+            level.weights += flow.share.weight
         self._forget_if_empty(priority)
 
     def _remove(self, flow: _Flow) -> None:
@@ -291,7 +301,7 @@ class FairQueue:
             for key, level in self._levels.items()
         }
         copy._flows = {
-            name: _Flow(flow.share, flow.start, OrderedDict(flow.callers), flow.is_set_aside)
+            name: replace(flow, callers=OrderedDict(flow.callers))
             for name, flow in self._flows.items()
         }
         return copy

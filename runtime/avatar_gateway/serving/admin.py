@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from time import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from avatar_gateway.pod_registry import PodRegistry
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Settings
+    from avatar_gateway.shared.leases import Leases
+    from avatar_gateway.tenant_registry import TenantRegistry
 
 
 class Admin:
@@ -30,13 +34,18 @@ class Admin:
         self,
         settings: Settings,
         registry: PodRegistry,
+        tenants: TenantRegistry,
         sessions: Sessions,
         metrics: Metrics,
         is_ready: Callable[[], bool],
+        leases: Leases | None = None,
     ) -> None:
+        """Without `leases` the document says nothing of months and limits."""
+        self._leases = leases
         self._is_ready = is_ready
         self._settings = settings
         self._registry = registry
+        self._tenants = tenants
         self._sessions = sessions
         self._metrics = metrics
 
@@ -82,7 +91,19 @@ class Admin:
 
     def _document(self) -> DemandDocument:
         now = asyncio.get_running_loop().time()
-        return self._sessions.state(self._settings.pod, self._registry.services, now)
+        document = self._sessions.state(self._settings.pod, self._registry.services, now)
+        live = Counter(each.principal.tenant_name for each in self._sessions.live_sessions.values())
+        document["tenants"] = {
+            name: {
+                "sessions": live[name],
+                "waiting": 0,
+                "seconds_this_month": self._leases.seconds_this_month(name) if self._leases else 0,
+                "keys": self._tenants.report(name, time()),
+                "limited_by": self._leases.limited_by(name) if self._leases else "",
+            }
+            for name in sorted(self._tenants.tenants)
+        }
+        return document
 
     def _is_allowed(self, request: web.Request) -> bool:
         presented = credentials.presented(request.headers, ())

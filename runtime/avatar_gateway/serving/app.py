@@ -15,10 +15,11 @@ from aiohttp import web
 from avatar_contracts import refusals
 from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
-from avatar_gateway.core import credentials, rejections, requests
+from avatar_gateway.core import credentials, rejections, requests, wait_queue
+from avatar_gateway.core.demand import DemandLimiter
 from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
-from avatar_gateway.core.wait_queue import RETRYABLE_CODES
-from avatar_gateway.serving import answers, page, probes, proxy, upgrade
+from avatar_gateway.serving import answers, audit, page, probes, proxy, upgrade
+from avatar_gateway.serving.access import Access
 from avatar_gateway.serving.avatars import Avatars
 from avatar_gateway.serving.connection import connection_of
 from avatar_gateway.serving.models import Models
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Limits
     from avatar_gateway.shared.metering import Meter, Segment
+    from avatar_gateway.tenant_registry import TenantRegistry
 
     Query = Sequence[tuple[str, str]]
     Connect = Callable[
@@ -66,12 +68,14 @@ class Gateway:
     def __init__(
         self,
         authenticator: Authenticator,
+        tenants: TenantRegistry,
         placer: placement.Placer,
         sessions: Sessions,
         metrics: Metrics,
         is_synced: Callable[[], bool],
         limits: Limits,
         budget: MemoryBudget,
+        audit_log: audit.AuditLog,
         leases: Leases | None = None,
         meter: Meter | None = None,
     ) -> None:
@@ -81,13 +85,16 @@ class Gateway:
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes)
+        self._demand = DemandLimiter(sessions.set_waiting)
+        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes, self._demand)
         self._rate = Rate(limits.frames_per_s, limits.bytes_per_s)
         self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
-        self._avatars = Avatars(authenticator, placer, metrics)
-        self.models = Models(authenticator, lambda: placer.services, metrics)
+        self._audit = audit_log
+        self._access = Access(tenants, lambda: placer.services)
+        self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
+        self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
         """Return the application to serve."""
@@ -115,23 +122,34 @@ class Gateway:
         query = list(request.query.items())
         try:
             self._authenticator.check_url(query)
-            self._authenticator.authenticate(request.headers, (), None)
-            return web.json_response(
-                self._authenticator.create_client_secret(await _read_body(request)),
-                headers={"Cache-Control": "no-store"},
+            principal = await self._authenticator.authenticate(request.headers)
+            request[audit.PRINCIPAL] = principal
+            body = await _read_body(request)
+            made = self._authenticator.create_client_secret(principal, body)
+            model, secret_id = made["session"]["model"], made["avatar"]["id"]
+            address = connection_of(request).caller or ""
+            self._audit.done(
+                "create client secret",
+                principal,
+                target=model,
+                detail=secret_id,
+                address=address,
             )
+            return web.json_response(made, headers={"Cache-Control": "no-store"})
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, "")
             return answers.of_rejection(rejection)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Authenticate, place and proxy one session."""
         query = list(request.query.items())
         try:
-            session_request = self._check(request, query)
+            session_request = await self._check(request, query)
             placed = await self._place(session_request, request)
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, dict(query).get("model", ""))
             close_code = rejections.mapping_of(rejection.code).close_code
             # A pod can refuse to resume only after the upgrade, and both must look the same.
             closes = requests.wants_close_code(query) or close_code == refusals.RESUME_REFUSED_CLOSE
@@ -153,12 +171,13 @@ class Gateway:
         response, caller = await self._accept(request, placed)
         if session_request.resume is not None:
             connection_of(request).message_awaited()
-        await self._proxy_session(
-            session_request, placed, caller, connection_of(request).message_arrived
-        )
+        with self._demand.session(session_request.principal, session_request.model):
+            await self._proxy_session(
+                session_request, placed, caller, connection_of(request).message_arrived
+            )
         return response
 
-    def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
+    async def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
         if not upgrade.is_upgrade(request):
             raise errors.Rejection("upgrade_required", "this address accepts only WebSocket")
         if not upgrade.has_valid_key(request):
@@ -175,8 +194,12 @@ class Gateway:
         self._authenticator.check_url(query)
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
-        self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
-        return requests.parse(query, request.path, connection_of(request).caller)
+        principal = await self._authenticator.authenticate(
+            request.headers, offered, dict(query).get("model", "")
+        )
+        request[audit.PRINCIPAL] = principal
+        parsed = requests.parse(query, request.path, connection_of(request).caller)
+        return replace(parsed, principal=principal)
 
     async def _place(
         self,
@@ -189,31 +212,47 @@ class Gateway:
             raise errors.Rejection("draining", "this gateway is shutting down")
         if not self._is_synced():
             raise errors.Rejection("not_ready", "this gateway has not listed the pods yet")
+        self._access.check_request(session_request)
         model = session_request.model
         if session_request.resume is not None:
             return await self._open(self._placer.resume, session_request, request)
-        queue = self._queues.queue(model)
+        principal = session_request.principal
         try:
-            if queue.callers:
-                raise errors.Rejection("no_capacity", _waiting_callers(len(queue.callers)))
+            if callers := self._queues.callers_before(model, principal):
+                raise errors.Rejection("no_capacity", _waiting_callers(callers))
             placed = await self._place_on_pod(session_request, request)
         except errors.Rejection as rejection:
-            if rejection.code != "model_not_found":
-                retryable = rejection.code in RETRYABLE_CODES
-                if session_request.wait_ms and retryable and not self._queues.queue(model).is_full:
-                    return None  # the queue records the arrival
-                self._sessions.record_arrival(model, started)
+            may_wait = session_request.wait_ms and wait_queue.is_temporary(rejection)
+            if may_wait and self._queues.accepts(model, principal):
+                return None  # the queue records the arrival
+            if rejection.code not in ("model_not_found", "quota_exceeded"):
+                self._record_arrival(session_request, started)
                 self._sessions.record_rejection(model)
+            if rejection.code != "model_not_found":
                 self._count_refused(session_request)
             raise
-        self._sessions.record_arrival(model, started)
+        self._record_arrival(session_request, started)
         self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
+
+    def _record_arrival(self, session_request: requests.SessionRequest, now: float) -> None:
+        """Count an arrival as far as the limits of its tenant permit."""
+        if self._demand.counts_arrival(session_request.principal, session_request.model, now):
+            self._sessions.record_arrival(session_request.model, now)
 
     async def _place_on_pod(
         self, session_request: requests.SessionRequest, request: web.Request
     ) -> placement.PlacedSession:
-        return await self._open(self._placer.place, session_request, request)
+        principal = session_request.principal
+        self._authenticator.check_current(principal)  # it may have waited for long
+        self._access.check(principal, session_request.model)
+        placed = await self._open(self._placer.place, session_request, request)
+        try:
+            await self._authenticator.count_use(principal)
+        except BaseException:
+            await self._placer.end_session(placed)
+            raise
+        return placed
 
     async def _open(
         self, connect: Connect, session_request: requests.SessionRequest, request: web.Request
@@ -268,10 +307,11 @@ class Gateway:
                 caller, session_request, lambda: self._place_on_pod(session_request, request)
             )
         except errors.Rejection as rejection:
-            if rejection.code in RETRYABLE_CODES:
+            if rejection.code in wait_queue.RETRYABLE_CODES:
                 self._sessions.record_rejection(model)
             self._metrics.count_rejection(rejection.code)
             self._count_refused(session_request)
+            self._audit.denied(request, rejection, model)
             code = rejections.mapping_of(rejection.code).close_code or _INTERNAL_ERROR
             await _send_error_and_close(caller, rejections.error_object(rejection), code)
         except errors.PodRejection as rejection:
@@ -282,7 +322,8 @@ class Gateway:
             await caller.close(NORMAL)
         else:
             self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
-            await self._proxy_session(session_request, placed, caller)
+            with self._demand.session(session_request.principal, model):
+                await self._proxy_session(session_request, placed, caller)
         return response
 
     async def _accept(
@@ -307,9 +348,9 @@ class Gateway:
         A connection that got nothing from the pod does not end the lease of a session: it may have
         asked for one without its token.
         """
-        model = session_request.model
+        model, principal = session_request.model, session_request.principal
         can_resume = session_request.can_resume and placed.peer.resume_s > 0
-        stop = self._sessions.start(model, can_resume=can_resume)
+        stop = self._sessions.start(model, principal, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         segment = self._meter_start(session_request, placed, caller)
         may_return = True

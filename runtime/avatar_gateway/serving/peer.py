@@ -69,12 +69,12 @@ class Peer:
     ) -> None:
         assert protocol.transport is not None
         self.subprotocol = subprotocol
+        self.resume_s = 0
+        """How long a pod holds the session when this connection is lost, seconds."""
         self.forwarded_bytes = 0
         """Data frames of the other side that were written here, bytes."""
         self.session_id = session_id
         """The session that a pod says this connection is for; None if it does not say."""
-        self.resume_s = 0
-        """How long a pod holds the session when this connection is lost, seconds."""
         self._protocol = protocol
         self._transport = protocol.transport
         self._budget = budget

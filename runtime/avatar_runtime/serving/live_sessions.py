@@ -128,8 +128,19 @@ class LiveSessions:
             raise session_moves.not_asked()
         return live
 
-    async def take(self, body: bytes) -> LiveSession:
+    def carried_by(self, gateway: str) -> list[LiveSession]:
+        """Return the sessions that a gateway carries now."""
+        return [
+            live
+            for session_id, live in self._sessions.items()
+            if live.carrier.startswith(f"{gateway}/") and session_id == live.session.id
+        ]
+
+    async def take(self, body: bytes, recovered_s: float | None = None) -> LiveSession:
         """Continue the session of a document, which waits for its client.
+
+        `recovered_s` is the age of the document if it is the last snapshot of a session whose pod
+        is lost, seconds.
 
         Raises:
             ProtocolError: the document is wrong, or this pod cannot continue the session.
@@ -151,6 +162,7 @@ class LiveSessions:
                 raise
         # A session that comes back was refused elsewhere: the drain does not ask it again.
         live.is_asked_to_move = is_own
+        live.recovered_s = recovered_s
         self._moved.forget(live.ids)
         self._runtime.metrics.count_move("imported")
         _log.info("session imported session=%s was=%s", live.session.id, heading.id)

@@ -70,6 +70,23 @@ def test_a_heavy_tenant_is_served_evenly_among_many_light_ones() -> None:
         assert abs(sum(order[:slots]) - slots / 2) <= 1
 
 
+def test_rounding_and_time_do_not_change_the_shares() -> None:
+    shares = [Share("a", 1), Share("b", 3), Share("c", 7)]
+    queue, names, served = FairQueue(), count(), Counter[str]()
+    for share in shares:
+        queue.join(f"{share.tenant}{next(names)}", share)
+        queue.join(f"{share.tenant}{next(names)}", share)
+    for slots in range(1, 11_001):
+        (caller,) = _serve(queue, 1)
+        served[caller[0]] += 1
+        share = next(share for share in shares if share.tenant == caller[0])
+        queue.join(f"{share.tenant}{next(names)}", share)
+        if slots % 10 == 0:
+            for share in shares:
+                assert abs(served[share.tenant] - slots * share.weight / 11) < 1.001
+    assert served == {"a": 1000, "b": 3000, "c": 7000}
+
+
 def test_a_higher_priority_is_served_first() -> None:
     queue = _queue(("low", Share("a", 1000, 0)), ("high", Share("b", 1, 7)))
     assert queue.places() == {"high": 1, "low": 2}
@@ -154,7 +171,7 @@ class _IdealServer:
             work -= step
 
 
-@given(_WEIGHTS, st.lists(st.one_of(st.integers(0, 7), st.none()), max_size=60))
+@given(_WEIGHTS, st.lists(st.one_of(st.integers(0, 7), st.none()), max_size=200))
 def test_no_tenant_is_a_slot_behind_or_ahead_of_the_ideal_server(
     weights: list[int], steps: list[int | None]
 ) -> None:
@@ -248,8 +265,8 @@ def test_every_caller_is_served_once_after_any_history(
     expected = list(queue.order())
     assert _serve(queue, len(waiting) + 1) == expected
     assert sorted(expected) == sorted(waiting)
-    for tenant in map(str, range(6)):
-        own = [caller for caller in expected if caller.startswith(tenant)]
+    for name in map(str, range(6)):
+        own = [caller for caller in expected if caller.startswith(name)]
         assert all(first < second for first, second in pairwise(own))
     assert len(queue) == 0
 

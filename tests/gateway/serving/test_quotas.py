@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,14 +14,16 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from avatar_contracts import session_ids
-from avatar_gateway.core import requests, usage
+from avatar_gateway.core import usage
 from avatar_gateway.core.leases import Usage
 from avatar_gateway.core.tenants import Principal, Tenant, TenantLimits
+from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.shared.usage_log import UsageLog
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,12 +41,13 @@ WAIT_S = 30.0
 def tenant(monkeypatch: pytest.MonkeyPatch) -> list[Tenant | None]:
     """Return the tenant of all requests, which a test may replace."""
     found: list[Tenant | None] = [Tenant("acme", TenantLimits(sessions=2))]
-    parse = requests.parse
 
-    def with_tenant(*arguments: Any) -> requests.SessionRequest:
-        return replace(parse(*arguments), principal=Principal(found[0]))
+    async def authenticate(*arguments: Any) -> Principal:
+        return Principal(found[0])
 
-    monkeypatch.setattr("avatar_gateway.serving.app.requests.parse", with_tenant)
+    monkeypatch.setattr(Authenticator, "authenticate", authenticate)
+    monkeypatch.setattr(Authenticator, "check_current", lambda *_: None)
+    monkeypatch.setattr(TenantRegistry, "permits", lambda *_: True)
     return found
 
 
