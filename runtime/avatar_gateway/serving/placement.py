@@ -48,6 +48,8 @@ class PlacedSession:
     pod: str
     peer: Peer
     placement: Placement
+    gpu_class: str = ""
+    """The GPU class of the pod, from its label."""
     lease: HeldLease | None = None
     """What counts for the limits of its tenant; None for a session without a tenant."""
 
@@ -241,7 +243,7 @@ class Placer:
                 raise errors.PodError(key, repr(error)) from error
             raise
         placement.accepted_at = asyncio.get_running_loop().time()
-        return PlacedSession(key, peer, placement)
+        return PlacedSession(key, peer, placement, pod.gpu_class)
 
 
 def _missing(model: str) -> str:
