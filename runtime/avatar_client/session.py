@@ -73,6 +73,11 @@ class Session:
         return self._socket.resumed
 
     @property
+    def lost_ms(self) -> float:
+        """Speech that was lost with pods that ended without a warning, milliseconds."""
+        return self._socket.lost_ms
+
+    @property
     def ended(self) -> errors.SessionEnded | None:
         """Return how the connection closed, or `None` while it is open."""
         return self._ended

@@ -35,10 +35,15 @@ USAGE_PATH: Final = "/control/v1/usage"
 """What the sessions of a pod have used; `?watch=1` streams it (see `usage`)."""
 SESSIONS_PATH: Final = "/control/v1/sessions"
 """Control path that takes a session over; below it are the sessions of the pod by their ids."""
+SNAPSHOTS_PATH: Final = "/control/v1/snapshots"
+"""Path of a pod with the snapshots of the sessions that one gateway carries, as a stream."""
 DRAIN_PATH: Final = "/control/v1/drain"
 
 SERVICE_HEADER: Final = "Avatar-Service"
 """The header by which a gateway gives a pod the name that its caller asked for."""
+CONNECTION_HEADER: Final = "Avatar-Connection"
+"""What the gateway calls the connection to a pod: `GATEWAY/NUMBER`."""
+MAX_CONNECTION_NAME: Final = 96
 CALLER_HEADER: Final = "Avatar-Caller"
 """The header by which a gateway tells a pod which connections come from one caller.
 
@@ -46,6 +51,11 @@ It is a code for the caller's address (`tokens.caller_code`), which a pod cannot
 """
 RESUME_HEADER: Final = "Avatar-Resume-Seconds"
 """In the answer of a pod to a handshake: how long it holds a session whose connection is lost."""
+SESSION_HEADER: Final = "Avatar-Session"
+"""The header by which a pod tells a gateway the id of the session that a connection is for.
+
+A gateway does not pass it on.
+"""
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.
 

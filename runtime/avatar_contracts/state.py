@@ -78,6 +78,9 @@ class ServiceDemand(TypedDict):
     rejected_total: int
 
 
+SharedStateName = Literal["ok", "unavailable", "none"]
+
+
 class TenantKeys(TypedDict):
     """The credentials of a tenant, as a gateway sees them."""
 
@@ -110,7 +113,7 @@ class DemandDocument(TypedDict):
     """By `NAMESPACE/NAME`."""
     tenants: Mapping[str, TenantDemand]
     """By the name of the AvatarTenant."""
-    shared_state: Literal["ok", "unavailable", "none"]
+    shared_state: SharedStateName
     """Whether the gateways count together; `none` if there is no shared state."""
     sequence: int
 

@@ -217,6 +217,10 @@ class TenantRegistry:
         labels = self._namespaces.get(namespace, {})
         return found.access.permits(namespace, labels, access.labels)
 
+    def forbids(self, principal: Principal, service: str) -> bool:
+        """Return whether a principal may not use a service that exists."""
+        return service in self._services and not self.permits(principal, service)
+
     def find_key(self, text: str, now: float) -> tuple[TenantObject, StoredKey] | None:
         """Return the tenant of an API key that is valid now."""
         key_id = api_keys.key_id_of(text)

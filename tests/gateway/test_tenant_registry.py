@@ -23,7 +23,7 @@ OPEN = ServiceAccess({}, frozenset())
 
 
 def key_of(number: int) -> tuple[str, str]:
-    id_bytes = bytes(number >> 5 * place & 31 for place in range(10))
+    id_bytes = bytes(number >> 5 * place & 31 for place in range(16))
     return api_keys.new_key(number.to_bytes(32), id_bytes)
 
 

@@ -29,6 +29,9 @@ _HEX_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _ALGORITHM: Final = "sha256"
 _MAX_ENTRY: Final = 4096
 MAX_COMMENT: Final = 200
+KEY_BYTES: Final = 32
+ID_BYTES: Final = 16
+"""Each gives five bits of the id."""
 _ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -74,11 +77,16 @@ def contains_key(text: str) -> bool:
     return _KEY.search(text) is not None
 
 
-def new_key(random: bytes, key_id_random: bytes) -> tuple[str, str]:
-    """Return the id and the text of a new key, from 32 and 10 random bytes."""
-    if len(random) != 32 or len(key_id_random) != 10:
-        raise ValueError("a key needs 32 random bytes, and its id needs 10")
-    key_id = "".join(_ID_ALPHABET[byte & 31] for byte in key_id_random)
+def new_id(random: bytes) -> str:
+    """Return an id of a key or of a client secret, from `ID_BYTES` random bytes."""
+    return "".join(_ID_ALPHABET[byte & 31] for byte in random)
+
+
+def new_key(random: bytes, id_random: bytes) -> tuple[str, str]:
+    """Return the id and the text of a new key, from `KEY_BYTES` and `ID_BYTES` random bytes."""
+    if len(random) != KEY_BYTES or len(id_random) != ID_BYTES:
+        raise ValueError(f"a key needs {KEY_BYTES} random bytes, and its id needs {ID_BYTES}")
+    key_id = new_id(id_random)
     body = base64.urlsafe_b64encode(random).decode().rstrip("=")
     return key_id, f"{PREFIX}{key_id}_{body}"
 

@@ -151,16 +151,16 @@ class LeaseTable:
         """Make the connection of `lease` the owner; no limit refuses that."""
         self._put(lease, now_ms)
 
-    def renew(self, leases: Iterable[Lease], now_ms: float) -> list[str]:
-        """Extend leases, and add those that had expired; return the owners that lost theirs."""
-        lost = []
+    def renew(self, leases: Iterable[Lease], now_ms: float) -> None:
+        """Extend leases, and add those that are missing or that nobody owns.
+
+        The lease of another connection stays. That may be one that asks for a session without its
+        token; when it has gone, the connection of the session has the lease again.
+        """
         for lease in leases:
             found = self._live(lease.tenant, now_ms).get(lease.id)
-            if found is not None and found.owner != lease.owner:
-                lost.append(lease.owner)
-            else:
+            if found is None or found.owner in (lease.owner, NOBODY):
                 self._put(lease, now_ms)
-        return lost
 
     def suspend(self, lease: Lease, now_ms: float) -> None:
         """Keep a lease for a caller that may come back."""

@@ -68,6 +68,9 @@ class Credential:
         return ":".join(part for part in parts if part)
 
 
+PLATFORM_KEY: Final = Credential()
+
+
 @dataclass(frozen=True, slots=True)
 class ClientSecretUse:
     """The client secret that a request presents."""
@@ -87,7 +90,7 @@ class Principal:
 
     tenant: Tenant | None = None
     """None for an API key of the platform, which belongs to no tenant and has no limits."""
-    source: Credential = Credential()
+    source: Credential = PLATFORM_KEY
     """The API key or the token; for a client secret, that which minted it."""
     model: str | None = None
     """The only service that it may use, `NAMESPACE/NAME`; None for all services of the tenant."""

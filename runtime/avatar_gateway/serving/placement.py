@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_contracts import labels, refusals, tokens
+from avatar_contracts import labels, refusals, session_ids, tokens
 from avatar_contracts.answer_limits import MAX_PICTURE_BYTES
 from avatar_gateway import errors
 from avatar_gateway.core import routing
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from avatar_gateway.core.requests import SessionRequest
     from avatar_gateway.pod_registry import Placement, PodRegistry
     from avatar_gateway.serving.peer import Peer
+    from avatar_gateway.shared.leases import HeldLease
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,15 @@ class PlacedSession:
     pod: str
     peer: Peer
     placement: Placement
+    lease: HeldLease | None = None
+    """What counts for the limits of its tenant; None for a session without a tenant."""
+
+    @property
+    def named_session(self) -> str | None:
+        """Return the id of the session, if the pod says it and the id is one of this pod."""
+        found = self.peer.session_id
+        name = self.pod.rpartition("/")[2]
+        return found if found is not None and session_ids.belongs_to(found, name) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +202,15 @@ class Placer:
     async def end_session(self, placed: PlacedSession, code: int = NORMAL) -> None:
         """Close the connection to the pod if it is open, and release the placement.
 
-        With `NORMAL`, the pod ends the session; with `GOING_AWAY`, it waits for the caller.
+        With `NORMAL`, the pod ends the session; with `GOING_AWAY`, it waits for the caller. The
+        lease is released unless it was suspended before.
         """
         try:
             await placed.peer.close(code)
         finally:
             self._registry.release(placed.placement)
+            if placed.lease is not None:
+                placed.lease.release()
 
     async def _open_session(
         self,

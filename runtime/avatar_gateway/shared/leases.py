@@ -166,19 +166,14 @@ class Leases:
         """Report everything and read the overview. What fails is noted, and done the next time."""
         await self._report_changes()
         async with self._in_turn:
-            held = list(self._held.values())
-            self._own.renew([each.lease for each in held], self._now_ms())
             try:
                 await self._bind_all()
-                lost = set(await self.state.renew([each.lease for each in held]))
+                await self.state.renew([each.lease for each in self._held.values()])
+                self._own.renew([each.lease for each in self._held.values()], self._now_ms())
                 overview = await self.state.overview(self._gateway)
             except errors.SharedStateUnavailable as error:
                 self._lose(error)
                 return
-        for each in held:
-            if each.lease.owner in lost:  # another connection has the session by now
-                self._held.pop(each.lease.owner, None)
-                self._own.release(each.lease, self._now_ms())
         self.overview = overview
         if self._alone_until == float("inf"):
             self._alone_until = self._now() + GRACE_S

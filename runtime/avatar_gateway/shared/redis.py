@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from avatar_gateway.core.leases import TTL_MS, Lease, QuotaExceeded, Usage
 from avatar_gateway.core.tenants import AtMonthlyLimit
+from avatar_gateway.core.usage import FIGURES, HIGHEST, NONE, Account, HourTotal, Record
 from avatar_gateway.shared.connection import load_script
 from avatar_gateway.shared.state import Finished, Overview
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import TenantLimits
     from avatar_gateway.shared.connection import Connection
 
@@ -23,6 +25,12 @@ MAX_TENANTS: Final = 5000
 BATCH: Final = 500
 """Leases in one call, so that the server is never busy for long."""
 
+RECORD_BATCH: Final = 100
+"""Records in one call."""
+ABANDONED_MS: Final = 60_000
+"""A record that nobody has reported for so long belongs to a gateway that has died."""
+
+_REPORT_USAGE, _CLOSE_ABANDONED = map(load_script, ("report_usage", "close_abandoned"))
 _ACQUIRE, _BIND, _TAKE_OVER, _RENEW, _FINISH, _OVERVIEW, _COUNT_USE = map(
     load_script, ("acquire", "bind", "take_over", "renew", "finish", "overview", "count_use")
 )
@@ -35,7 +43,7 @@ class RedisState:
         self.connection = connection
 
     @property
-    def name(self) -> str:
+    def name(self) -> SharedStateName:
         """See `SharedState`."""
         return "ok" if self.connection.is_up else "unavailable"
 
@@ -63,13 +71,11 @@ class RedisState:
         values = (lease.tenant, lease.id, lease.owner, lease.service, TTL_MS)
         await self.connection.run(_TAKE_OVER, _keys(lease.tenant), values)
 
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[str]:
+    async def renew(self, leases: Sequence[Lease]) -> None:
         """See `SharedState`."""
-        lost: list[str] = []
         for tenant, batch in _batches((each.tenant, each) for each in leases):
             values = [word for each in batch for word in (each.id, each.owner, each.service)]
-            lost += await self.connection.run(_RENEW, _keys(tenant), [tenant, TTL_MS, *values])
-        return lost
+            await self.connection.run(_RENEW, _keys(tenant), [tenant, TTL_MS, *values])
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """See `SharedState`."""
@@ -92,6 +98,38 @@ class RedisState:
             tenants[name] = Usage(int(sessions), by_service, int(month_ms))
         return Overview(int(replicas), tenants)
 
+    async def report_usage(self, records: Sequence[Record]) -> None:
+        """See `SharedState`."""
+        for at in range(0, len(records), RECORD_BATCH):
+            values: list[object] = [self.connection.prefix, len(FIGURES)]
+            for each in records[at : at + RECORD_BATCH]:
+                account = each.account
+                values += [each.id, account.tenant, account.service, account.gpu_class]
+                values += [int(each.is_closed), each.details]
+                values += [min(HIGHEST, max(0, figure)) for figure in each.figures]
+            await self.connection.run(_REPORT_USAGE, ["open-records", "tenants"], values)
+
+    async def close_abandoned(self) -> Sequence[Record]:
+        """See `SharedState`."""
+        values = (self.connection.prefix, ABANDONED_MS, RECORD_BATCH)
+        found = await self.connection.run(_CLOSE_ABANDONED, ["open-records"], values)
+        return [
+            Record(key, _account(account), tuple(map(int, figures.split())), True, details)
+            for key, account, figures, details in zip(*[iter(found)] * 4, strict=True)
+        ]
+
+    async def usage(self, since: int, until: int) -> Sequence[HourTotal]:
+        """See `SharedState`."""
+        totals: dict[tuple[int, Account], list[int]] = {}
+        for hour in range(since, until):
+            key = f"{self.connection.prefix}usage:{hour}"
+            found = await self.connection.command("HGETALL", key)
+            for name, value in found.items():
+                account, _, index = name.rpartition(" ")
+                figures = totals.setdefault((hour, _account(account)), list(NONE))
+                figures[int(index) - 1] = int(value)
+        return [HourTotal(hour, account, tuple(each)) for (hour, account), each in totals.items()]
+
     async def count_use(self, counter: str, limit: int, ttl_s: float) -> bool:
         """See `SharedState`."""
         values = (limit, max(1, round(ttl_s * 1000)))
@@ -104,6 +142,11 @@ class RedisState:
 
 def _keys(tenant: str) -> Sequence[str]:
     return [f"leases:{tenant}", f"holders:{tenant}", f"counts:{tenant}", "tenants"]
+
+
+def _account(text: str) -> Account:
+    tenant, service, gpu_class = text.split(" ")
+    return Account(tenant, service, gpu_class)
 
 
 def _limit(value: int | None) -> int:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.leases import Lease, QuotaExceeded, Usage
     from avatar_gateway.core.tenants import TenantLimits
+    from avatar_gateway.core.usage import HourTotal, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class SharedState(Protocol):
     """
 
     @property
-    def name(self) -> str:
+    def name(self) -> SharedStateName:
         """`ok` or `unavailable`; `none` for a state that one gateway has for itself."""
 
     async def acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
@@ -53,14 +55,23 @@ class SharedState(Protocol):
     async def take_over(self, lease: Lease) -> None:
         """Make this connection the owner of the lease of a session, which exists already."""
 
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[str]:
-        """Extend leases, add those that are missing, and return the owners that lost theirs."""
+    async def renew(self, leases: Sequence[Lease]) -> None:
+        """Extend leases of live connections, and add those that are missing or have no owner."""
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """Release or suspend leases that these connections still own."""
 
     async def overview(self, gateway: str) -> Overview:
         """Register this gateway for some seconds and return what all gateways have."""
+
+    async def report_usage(self, records: Sequence[Record]) -> None:
+        """Count what is new in records."""
+
+    async def close_abandoned(self) -> Sequence[Record]:
+        """Take some records of gateways that have died; each goes to one gateway."""
+
+    async def usage(self, since: int, until: int) -> Sequence[HourTotal]:
+        """Return the totals of the hours from `since` to before `until`, hours of the epoch."""
 
     async def count_use(self, counter: str, limit: int, ttl_s: float) -> bool:
         """Count one use; return whether no more than `limit` were counted in `ttl_s`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,11 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
 from avatar_contracts.tokens import matches
-from avatar_runtime.errors import ProtocolError, Rejection
+from avatar_runtime.errors import ProtocolError, Rejection, shown
 from avatar_runtime.protocol import session_document
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
 from avatar_runtime.serving import usage
+from avatar_runtime.serving.snapshots import SnapshotStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.runtime import Runtime
 
 _MAX_BODY_BYTES: Final = 4096
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,6}")
 
 
 def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
@@ -86,9 +89,16 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
 
     @app.post(labels.SESSIONS_PATH, dependencies=[Depends(may_move)])
     async def take(request: Request) -> JSONResponse:
-        live = await sessions.take(await read_body(request, session_document.MAX_BYTES))
+        age_s = _age_s(request.query_params.get("recovered_ms"))
+        body = await read_body(request, session_document.MAX_BYTES)
+        live = await sessions.take(body, age_s)
         ttl_ms = runtime.settings.sessions.resume_ttl_s * 1000
         return JSONResponse({"session": {"id": live.session.id}, "ttl_ms": ttl_ms})
+
+    @app.get(labels.SNAPSHOTS_PATH, dependencies=[Depends(may_move)])
+    async def snapshots(gateway: str) -> StreamingResponse:
+        stream = SnapshotStream(sessions, runtime, gateway)
+        return StreamingResponse(stream.records(), media_type="application/octet-stream")
 
     @app.post(f"{labels.SESSIONS_PATH}/{{session_id}}/export", dependencies=[Depends(may_move)])
     async def export(session_id: str, body: Annotated[StrictFields, Depends(body_of)]) -> Response:
@@ -100,6 +110,20 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
         return Response(document, media_type="application/json")
 
     return app
+
+
+def _age_s(milliseconds: str | None) -> float | None:
+    """Return the age of a snapshot, seconds.
+
+    Raises:
+        ProtocolError: it is not a number of milliseconds.
+    """
+    if milliseconds is None:
+        return None
+    if not _MILLISECONDS.fullmatch(milliseconds):
+        message = f"recovered_ms is {shown(milliseconds)}, must be 0 to 999999"
+        raise ProtocolError("invalid_value", message, param="recovered_ms", limit=999_999)
+    return int(milliseconds) / 1000
 
 
 def _add_error_handlers(app: FastAPI) -> None:

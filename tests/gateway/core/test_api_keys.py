@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from avatar_gateway.core import api_keys
 
-ID, KEY = api_keys.new_key(b"r" * 32, bytes(range(10)))
+ID, KEY = api_keys.new_key(b"r" * 32, bytes(range(16)))
 SALT = b"s" * 16
 ENTRY = api_keys.entry_of(KEY, SALT, "for tests")
 
@@ -19,7 +19,7 @@ def test_a_key_is_a_public_name_and_256_random_bits() -> None:
     assert KEY.startswith(f"avk_{ID}_")
     assert len(KEY.rpartition("_")[2]) == 43
     assert api_keys.key_id_of(KEY) == ID
-    other = api_keys.new_key(b"R" * 32, bytes(range(10)))
+    other = api_keys.new_key(b"R" * 32, bytes(range(16)))
     assert other[0] == ID
     assert other[1] != KEY
 

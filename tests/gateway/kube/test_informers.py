@@ -394,7 +394,7 @@ async def test_a_cluster_without_tenants_or_without_the_right_is_synced(
 
 
 async def test_tenants_keys_and_labels_reach_the_registry(fake: Any, until: Until) -> None:
-    key_id, key = api_keys.new_key(b"r" * 32, b"i" * 10)
+    key_id, key = api_keys.new_key(b"r" * 32, b"i" * 16)
     entry = base64.b64encode(api_keys.entry_of(key, b"s" * 16).encode()).decode()
     spec = {
         "access": {"namespaceSelector": {"matchLabels": {"team": "acme"}}},

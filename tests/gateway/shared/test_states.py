@@ -95,8 +95,8 @@ class World:
 
     async def renew(self) -> None:
         leases = [lease for held in self.held.values() for lease in held]
-        assert list(await self.memory.renew(leases)) == []
-        assert list(await self.redis.renew(leases)) == []
+        for state in (self.memory, self.redis):
+            await state.renew(leases)
 
     async def step(self, gateway: str) -> None:
         """Time passes; live gateways renew in time."""
@@ -167,7 +167,25 @@ async def test_a_repeated_request_counts_once(redis_server: RedisServer) -> None
         assert await state.bind(lease, "s1")
         other = Lease("l2", "acme", "acme/a", "o2")
         assert await state.acquire(other, one) == QuotaExceeded("sessions", 1, 1)
-        assert await state.renew([Lease("s1", "acme", "acme/a", "o3")]) == ["o3"]
+    await connection.close()
+
+
+async def test_a_connection_without_the_token_cannot_take_a_lease_away(
+    redis_server: RedisServer,
+) -> None:
+    connection = redis_server.connection()
+    one = TenantLimits(sessions=1)
+    for state in (MemoryState(lambda: 0.0), RedisState(connection)):
+        live, stranger = (Lease("s1", "acme", "acme/a", owner) for owner in ("o1", "o2"))
+        assert await state.acquire(live, one) is None
+        await state.take_over(stranger)
+        await state.renew([live])
+        await state.finish([Finished(stranger, is_suspended=True)])
+        await state.renew([live])
+        await state.finish([Finished(stranger, is_suspended=False)])
+        assert await state.acquire(Lease("l2", "acme", "acme/a", "o3"), one) is not None
+        await state.finish([Finished(live, is_suspended=False)])
+        assert await state.acquire(Lease("l2", "acme", "acme/a", "o3"), one) is None
     await connection.close()
 
 
