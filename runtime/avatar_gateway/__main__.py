@@ -37,6 +37,7 @@ from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.shared.waiting import shared_queue
 from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
 from avatar_gateway.tenant_registry import TenantRegistry
@@ -130,7 +131,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         audit_log = audit.AuditLog()
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
-        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        name = f"{chosen.pod}/{secrets.token_hex(4)}"  # no other process has it
+        leases = Leases(state, name, loop.time)
         sessions.shared_state = lambda: state.name
         streams = PodStreams(
             STATES,
@@ -157,6 +159,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             budget,
             audit_log,
             leases,
+            lambda service: shared_queue(state, service, name),
         )
         admin = Admin(chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready)
         revocations = RevocationWatch(sessions, tenants, audit_log)

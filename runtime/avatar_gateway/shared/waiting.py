@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from avatar_gateway.core.fair_queue import FairQueue, FlowState, Share
 from avatar_gateway.shared.connection import load_script
+from avatar_gateway.shared.redis import RedisState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_gateway.shared.connection import Connection
+    from avatar_gateway.shared.state import SharedState
 
 TTL_MS: Final = 3000
 _QUEUE: Final = load_script("queue")
@@ -31,11 +33,18 @@ class Turn:
     """Callers of this gateway in the queue; another number than expected if some were lost."""
 
 
+def shared_queue(state: SharedState, service: str, gateway: str) -> SharedQueue | None:
+    """Return the queue of a service in a state that several gateways share."""
+    if isinstance(state, RedisState):
+        return SharedQueue(state.connection, service, gateway)
+    return None
+
+
 class SharedQueue:
     """The queue of one service. Every method raises `SharedStateUnavailable` without an answer."""
 
     def __init__(self, connection: Connection, service: str, gateway: str) -> None:
-        """`gateway` is a name that no other process uses, without a slash."""
+        """`gateway` is a name that no other process uses."""
         self._connection = connection
         self._key = f"queue:{service}"
         self._gateway = gateway
