@@ -41,6 +41,7 @@ from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.shared.usage_log import UsageLog
 from avatar_gateway.shared.use_counts import SharedUseCounts
+from avatar_gateway.shared.waiting import shared_queue
 from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.streams.runtimes import (
     STATES,
@@ -146,7 +147,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         audit_log = audit.AuditLog()
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
-        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        name = f"{chosen.pod}/{secrets.token_hex(4)}"  # no other process has it
+        leases = Leases(state, name, loop.time)
         meter = Meter(
             state,
             UsageLog(chosen.usage_log),
@@ -193,6 +195,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             audit_log,
             leases,
             meter,
+            lambda service: shared_queue(state, service, name),
         )
         admin = Admin(
             chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready, leases

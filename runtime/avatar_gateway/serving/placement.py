@@ -120,6 +120,13 @@ class Placer:
             raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
         return ranked
 
+    def has_room(self, request: SessionRequest) -> bool:
+        """Return whether some pod may accept a session now."""
+        try:
+            return bool(self.check_room(request))
+        except errors.Rejection:
+            return False
+
     async def place(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
     ) -> PlacedSession:
