@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core import routing
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.model import Pod, State
 
+REMOVED_S: Final = 60.0
+"""How long the name of a removed pod is known: its sessions may continue on another one."""
+_MAX_REMOVED: Final = 1024
 SETTLE_S: Final = 0.25
 """A state that arrives this long after a pod accepted a session counts that session."""
 
@@ -35,6 +40,7 @@ class PodRegistry:
         self._pods: dict[str, Pod] = {}
         self._states: dict[str, State] = {}
         self._placements: dict[str, set[Placement]] = {}
+        self._removed: OrderedDict[str, tuple[str, float]] = OrderedDict()  # service and time
 
     @property
     def pods(self) -> Mapping[str, Pod]:
@@ -79,9 +85,18 @@ class PodRegistry:
 
     def remove_pod(self, key: str) -> None:
         """Remove a pod with its state and its placements."""
-        if self._pods.pop(key, None) is not None:
+        pod = self._pods.pop(key, None)
+        if pod is not None:
             self._forget(key)
+            self._removed[key] = pod.service, monotonic()
+            if len(self._removed) > _MAX_REMOVED:
+                self._removed.popitem(last=False)
             self.pods_changed.set()
+
+    def removed_pods(self, service: str) -> Sequence[str]:
+        """Return the pods of a service that were removed a short time ago."""
+        since = monotonic() - REMOVED_S
+        return [key for key, (name, at) in self._removed.items() if name == service and at > since]
 
     def update_state(self, pod: Pod, state: State) -> None:
         """Store a pod's state, and drop the placements that this state counts."""

@@ -71,6 +71,7 @@ class Gateway:
         self._metrics = metrics
         self._is_synced = is_synced
         self._avatars = Avatars(authenticator, placer, metrics)
+        metrics.watch_snapshots(lambda: placer.snapshots.nbytes, lambda: placer.snapshots.evicted)
         self.models = Models(authenticator, lambda: placer.services, metrics)
 
     def application(self) -> web.Application:
@@ -261,7 +262,14 @@ class Gateway:
         stop = self._sessions.start(model, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         try:
-            end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)
+            end = await proxy.relay(
+                caller,
+                placed.peer,
+                stop,
+                self._rate,
+                on_message,
+                None if placed.source is None else lambda: self._recover(placed),
+            )
         finally:
             # A cancelled request passes here, too: the pod's slot must become free.
             await self._placer.end_session(placed, GOING_AWAY)
@@ -273,6 +281,21 @@ class Gateway:
             end.side.value,
             end.code,
         )
+
+    async def _recover(self, placed: placement.PlacedSession) -> Mapping[str, object] | None:
+        """Continue a session whose pod is lost; return the event that says where it is."""
+        session_id, result = await self._placer.recover(placed)
+        if result is not None:
+            self._metrics.count_recovery(result)
+        if session_id is None:
+            return None
+        return {
+            "type": "session.migrate",
+            "event_id": "event_recovered",
+            "reason": "pod_lost",
+            "deadline_ms": 0,
+            "session_id": session_id,
+        }
 
     async def _accept_and_close(
         self, request: web.Request, error: Mapping[str, Any], code: int
