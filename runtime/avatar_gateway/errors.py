@@ -5,7 +5,8 @@ AvatarGatewayError
 ├── Rejection        the gateway rejects a caller before the session starts
 ├── PodRejection     a pod rejects the upgrade; the caller receives its answer unchanged
 ├── PodError         a runtime pod did not accept the session; the gateway tries the next pod
-└── StateError       a line of a pod's state stream is invalid
+├── StateError       a line of a pod's state stream is invalid
+└── SharedStateUnavailable  the state that gateways share does not answer in time
 """
 
 from __future__ import annotations
@@ -103,3 +104,14 @@ class StateError(AvatarGatewayError):
 
     def __str__(self) -> str:
         return f"{self.key} is {str(self.value)[:_MAX_VALUE_CHARACTERS]!r}, must be {self.expected}"
+
+
+class SharedStateUnavailable(AvatarGatewayError):
+    """The state that gateways share did not answer, or is known to be away."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the shared state is unavailable: {self.problem}"

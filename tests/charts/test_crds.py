@@ -97,10 +97,12 @@ def test_scale_subresource_and_names_are_those_of_the_contract() -> None:
     words = {word for each in names.values() for word in (each["plural"], each["singular"])}
     assert words.isdisjoint(word for each in names.values() for word in each["categories"])
     assert names["GPUProfile"]["shortNames"] == ["gpup"]
+    assert names["AvatarTenant"]["shortNames"] == ["avt"]
     scopes = {kind: crd["spec"]["scope"] for kind, crd in CRDS.items()}
     assert scopes == {
         "Avatar": "Namespaced",
         "AvatarService": "Namespaced",
+        "AvatarTenant": "Cluster",
         "GPUProfile": "Cluster",
     }
 

@@ -29,6 +29,7 @@ OPERATOR = {
         for resource in (
             "apiextensions.k8s.io/customresourcedefinitions",
             "avatar.musetalk.io/gpuprofiles",
+            "avatar.musetalk.io/avatartenants",
             "avatar.musetalk.io/avatarservices",
             "avatar.musetalk.io/avatars",
             "batch/jobs",
@@ -37,6 +38,7 @@ OPERATOR = {
     ),
     ("*", "avatar.musetalk.io/avatarservices/status", "patch"),
     ("*", "avatar.musetalk.io/gpuprofiles/status", "patch"),
+    ("*", "avatar.musetalk.io/avatartenants/status", "patch"),
     ("*", "avatar.musetalk.io/avatars/status", "patch"),
     ("*", "avatar.musetalk.io/avatars/finalizers", "update"),
     ("*", "avatar.musetalk.io/avatars", "patch"),
@@ -66,6 +68,7 @@ HOOK = {
     ("*", CRDS, "create"),
     ("*", f"{CRDS}[avatars.avatar.musetalk.io]", "patch"),
     ("*", f"{CRDS}[avatarservices.avatar.musetalk.io]", "patch"),
+    ("*", f"{CRDS}[avatartenants.avatar.musetalk.io]", "patch"),
     ("*", f"{CRDS}[gpuprofiles.avatar.musetalk.io]", "patch"),
 }
 
@@ -125,7 +128,8 @@ def test_named_namespaces_bound_every_write(helm: Any) -> None:
     objects = helm.template({"operator": {"watchNamespaces": ["acme", "globex"]}})
     reads = {"get", "list", "watch"}
     wide = {g for g in grants(objects, "operator") if g[0] == "*" and g[2] not in reads}
-    assert wide == {("*", "avatar.musetalk.io/gpuprofiles/status", "patch")}  # it has no namespace
+    kinds = ("gpuprofiles", "avatartenants")  # they have no namespace
+    assert wide == {("*", f"avatar.musetalk.io/{kind}/status", "patch") for kind in kinds}
     assert {g[0] for g in grants(objects, "gateway")} == {"acme", "globex"}
     assert ("acme", "/pods", "create") in grants(objects, "operator")
     assert {g[0] for g in grants(objects, "operator")} == {"*", "acme", "globex", "avatars"}

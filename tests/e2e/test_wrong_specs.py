@@ -35,6 +35,7 @@ GROUP: Final = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICES: Final = f"{GROUP}/namespaces/{NAMESPACE}/avatarservices"
 PROFILES: Final = f"{GROUP}/gpuprofiles"
 AVATARS: Final = f"{GROUP}/namespaces/{NAMESPACE}/avatars"
+TENANTS: Final = f"{GROUP}/avatartenants"
 DRY_RUN: Final = {"dryRun": "All", "fieldValidation": "Strict"}
 
 Spec = dict[str, Any]
@@ -445,10 +446,8 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         "spec.upstream.url",
         "url must start with wss:// or ws://",
     ),
-    "tenants-that-nothing-enforces": Wrong(
-        {"tenants": ["acme"]},
-        "spec.tenants",
-        "spec.tenants must be empty, because this version does not enforce it",
+    "too-many-tenants": Wrong(
+        {"tenants": [f"t{number}" for number in range(101)]}, "spec.tenants", "at most 100 items"
     ),
     "tenant-in-capitals": Wrong(
         {"tenants": ["Acme"]},
@@ -670,6 +669,7 @@ RIGHT_SERVICES: Final[dict[str, Spec]] = {
     "partial-model": {"model": {"precision": "fp32"}},
     "partial-sessions": {"sessions": {"drainTimeoutSeconds": 0}},
     "tolerations": tolerating(operator="Exists"),
+    "tenants": {"tenants": ["acme", "1-globex"]},
     "template": template(
         image="mine/runtime:1",
         labels={"team": "av"},
@@ -797,7 +797,179 @@ RIGHT_AVATARS: Final[dict[str, Spec]] = {
     },
 }
 
-COLLECTIONS: Final = {"AvatarService": SERVICES, "GPUProfile": PROFILES, "Avatar": AVATARS}
+
+def granted(**fields: object) -> Spec:
+    return {"access": {"namespaces": ["acme"]}, **fields}
+
+
+def selecting(**requirement: object) -> Spec:
+    return {"access": {"namespaceSelector": {"matchExpressions": [requirement]}}}
+
+
+def trusting(**changes: object) -> Spec:
+    return granted(jwt=[{"issuer": "https://a.example", "audiences": ["avatar"], **changes}])
+
+
+JWT: Final = "spec.jwt[0]"
+EXPRESSION: Final = "spec.access.namespaceSelector.matchExpressions[0]"
+
+TENANT_FAULTS: Final[dict[str, Wrong]] = {
+    "no-access": Wrong({}, "spec.access", "Required value"),
+    "empty-access": Wrong(
+        {"access": {}}, "spec.access", "namespaces must name at least one namespace"
+    ),
+    "no-namespace": Wrong(
+        {"access": {"namespaces": [], "serviceSelector": {}}},
+        "spec.access",
+        "namespaces must name at least one namespace, or namespaceSelector must be set",
+    ),
+    "namespace-in-capitals": Wrong(
+        {"access": {"namespaces": ["Acme"]}},
+        "spec.access.namespaces[0]",
+        "the name of a namespace must consist of lowercase letters",
+    ),
+    "namespace-twice": Wrong(
+        {"access": {"namespaces": ["a", "a"]}}, "spec.access.namespaces[1]", "Duplicate value"
+    ),
+    "label-with-a-blank": Wrong(
+        {"access": {"namespaceSelector": {"matchLabels": {"team": "a b"}}}},
+        "spec.access.namespaceSelector.matchLabels[team]",
+        "a label value must consist of letters",
+    ),
+    "label-name-with-a-blank": Wrong(
+        {"access": {"namespaceSelector": {"matchLabels": {"my team": "a"}}}},
+        "spec.access.namespaceSelector.matchLabels",
+        "a key of matchLabels must be a label name",
+    ),
+    "unknown-operator": Wrong(
+        selecting(key="team", operator="Gt", values=["1"]),
+        f"{EXPRESSION}.operator",
+        '"In", "NotIn", "Exists", "DoesNotExist"',
+    ),
+    "in-nothing": Wrong(
+        selecting(key="team", operator="In"),
+        f"{EXPRESSION}.values",
+        "values must not be empty if operator is In or NotIn",
+    ),
+    "exists-with-a-value": Wrong(
+        selecting(key="team", operator="Exists", values=["a"]),
+        f"{EXPRESSION}.values",
+        "values must be empty if operator is Exists or DoesNotExist",
+    ),
+    "class-with-a-slash": Wrong(
+        {"access": {"namespaces": ["a"], "gpuClasses": ["a/b"]}},
+        "spec.access.gpuClasses[0]",
+        "a GPU class must be the name of a GPUProfile",
+    ),
+    "no-secret": Wrong(
+        granted(apiKeys={"secretRefs": []}), "spec.apiKeys.secretRefs", "at least 1 item"
+    ),
+    "secret-of-another-namespace": Wrong(
+        granted(apiKeys={"secretRefs": [{"name": "other/keys"}]}),
+        "spec.apiKeys.secretRefs[0].name",
+        "the name must consist of lowercase letters, digits, '-' and '.'",
+    ),
+    "unknown-revocation": Wrong(
+        granted(apiKeys={"secretRefs": [{"name": "keys"}], "onRevocation": "Kill"}),
+        "spec.apiKeys.onRevocation",
+        '"KeepSessions", "EndSessions"',
+    ),
+    "two-key-sets": Wrong(
+        trusting(jwks='{"keys": []}', jwksURL="https://a.example/jwks"),
+        JWT,
+        "jwksURL must not be set together with jwks",
+    ),
+    "issuer-in-the-clear": Wrong(
+        trusting(issuer="http://a.example"), f"{JWT}.issuer", "issuer must be an https URL"
+    ),
+    "issuer-with-a-query": Wrong(
+        trusting(issuer="https://a.example/?b=c"), f"{JWT}.issuer", "issuer must be an https URL"
+    ),
+    "keys-in-the-clear": Wrong(
+        trusting(jwksURL="http://a.example/jwks"), f"{JWT}.jwksURL", "jwksURL must be an https URL"
+    ),
+    "keys-with-a-password": Wrong(
+        trusting(jwksURL="https://a:b@c.example/jwks"),
+        f"{JWT}.jwksURL",
+        "without user and fragment",
+    ),
+    "keys-in-words": Wrong(
+        trusting(jwks="none"), f"{JWT}.jwks", "jwks must be a JSON object with the list keys"
+    ),
+    "no-audience": Wrong(trusting(audiences=[]), f"{JWT}.audiences", "at least 1 item"),
+    "unsigned": Wrong(trusting(algorithms=["none"]), f"{JWT}.algorithms[0]", '"RS256"'),
+    "shared-secret": Wrong(trusting(algorithms=["HS256"]), f"{JWT}.algorithms[0]", '"RS256"'),
+    "claim-of-a-number": Wrong(
+        trusting(requiredClaims={"tenant": 7}), f"{JWT}.requiredClaims.tenant", "of type string"
+    ),
+    "claim-without-a-name": Wrong(
+        trusting(requiredClaims={"": "a"}),
+        f"{JWT}.requiredClaims",
+        "the name of a claim must have 1 to 128 characters",
+    ),
+    "issuer-twice": Wrong(granted(jwt=trusting()["jwt"] * 2), "spec.jwt[1]", "Duplicate value"),
+    "origin-with-a-path": Wrong(
+        granted(origins=["https://a.example/"]),
+        "spec.origins[0]",
+        "an origin must have the form SCHEME://HOST or SCHEME://HOST:PORT",
+    ),
+    "origin-of-all": Wrong(granted(origins=["*"]), "spec.origins[0]", "an origin must have"),
+    "origin-twice": Wrong(
+        granted(origins=["https://a.example"] * 2), "spec.origins[1]", "Duplicate value"
+    ),
+    "more-per-service-than-in-all": Wrong(
+        granted(limits={"sessions": 2, "sessionsPerService": 3}),
+        "spec.limits.sessionsPerService",
+        "sessionsPerService must be less than or equal to sessions",
+    ),
+    "end-of-no-limit": Wrong(
+        granted(limits={"atMonthlyLimit": "Report"}),
+        "spec.limits.atMonthlyLimit",
+        "atMonthlyLimit must not be set without minutesPerMonth",
+    ),
+    "cost-as-a-number": Wrong(
+        granted(limits={"costPerHour": 12.5}), "spec.limits.costPerHour", "must be of type string"
+    ),
+    "cost-of-zero": Wrong(
+        granted(limits={"costPerHour": "0"}),
+        "spec.limits.costPerHour",
+        "costPerHour must be a positive decimal number in quotes",
+    ),
+    "no-weight": Wrong(granted(weight=0), "spec.weight", "greater than or equal to 1"),
+    "negative-priority": Wrong(granted(priority=-1), "spec.priority", "greater than or equal to 0"),
+    "misspelt-field": Wrong(granted(limit={}), "spec.limit", "unknown field"),
+}
+
+RIGHT_TENANTS: Final[dict[str, Spec]] = {
+    "least": granted(),
+    "every-namespace": {"access": {"namespaceSelector": {}}},
+    "both": {
+        "access": {
+            "namespaces": ["a"],
+            "namespaceSelector": {"matchLabels": {"example.com/team": "a_b.c", "empty": ""}},
+            "serviceSelector": {
+                "matchExpressions": [
+                    {"key": "stage", "operator": "NotIn", "values": ["test"]},
+                    {"key": "public", "operator": "Exists"},
+                ]
+            },
+            "gpuClasses": ["rtx-4090"],
+        }
+    },
+    "jwt": trusting(jwksURL="https://a.example:8443/jwks?v=1", algorithms=["EdDSA"]),
+    "jwks": trusting(jwks='{"keys": [{"kty": "EC"}]}', clockSkewSeconds=0),
+    "origins": granted(origins=["http://localhost:3000", "https://a.example", "http://[::1]:80"]),
+    "limits": granted(
+        limits={"sessions": 0, "minutesPerMonth": 0, "gpus": 0, "costPerHour": "0.5"}
+    ),
+}
+
+COLLECTIONS: Final = {
+    "AvatarService": SERVICES,
+    "GPUProfile": PROFILES,
+    "Avatar": AVATARS,
+    "AvatarTenant": TENANTS,
+}
 
 RIGHT_PROFILES: Final[dict[str, Spec]] = {
     "whole": profile(),
@@ -869,6 +1041,28 @@ def test_wrong_profile_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wr
     answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", wrong.spec))
     assert names(wrong.field, message(answer))
     assert wrong.rule in message(answer)
+
+
+@pytest.mark.parametrize("wrong", TENANT_FAULTS.values(), ids=TENANT_FAULTS.keys())
+def test_wrong_tenant_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wrong) -> None:
+    answer = api.post(TENANTS, params=DRY_RUN, json=body("AvatarTenant", wrong.spec))
+    assert names(wrong.field, message(answer))
+    assert wrong.rule in message(answer)
+
+
+@pytest.mark.parametrize("spec", RIGHT_TENANTS.values(), ids=RIGHT_TENANTS.keys())
+def test_right_tenant_is_taken(api: httpx.Client, spec: Spec) -> None:
+    answer = api.post(TENANTS, params=DRY_RUN, json=body("AvatarTenant", spec))
+    assert answer.status_code == httpx.codes.CREATED, answer.text
+
+
+def test_tenant_needs_the_name_of_a_dns_label(api: httpx.Client) -> None:
+    for name, rule in [
+        ("a" * 64, "metadata.name must be no more than 63 characters"),
+        ("acme.example", "metadata.name must consist of lowercase letters, digits and '-'"),
+    ]:
+        answer = api.post(TENANTS, params=DRY_RUN, json=body("AvatarTenant", granted(), name))
+        assert rule in message(answer)
 
 
 @pytest.mark.parametrize("wrong", AVATAR_FAULTS.values(), ids=AVATAR_FAULTS.keys())

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core.arrivals import Arrivals
+from avatar_gateway.core.tenants import PLATFORM, Principal
 from avatar_gateway.serving import proxy
 
 if TYPE_CHECKING:
-    from avatar_contracts.state import DemandDocument
+    from collections.abc import Callable, Mapping
+
+    from avatar_contracts.state import DemandDocument, SharedStateName
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +44,16 @@ class Demand:
     arrivals: Arrivals = field(default_factory=Arrivals)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session that is proxied now."""
+
+    service: str
+    principal: Principal
+    ready_at: float | None
+    """From when on it can be handed over, seconds on the event loop's clock; None if it cannot."""
+
+
 class Sessions:
     """Counts sessions, and ends those that outlast the drain."""
 
@@ -49,8 +62,12 @@ class Sessions:
         """Whether the gateway shuts down; it is not ready, but may still accept sessions."""
         self.draining = False
         """Whether the gateway accepts no more sessions."""
+        self.shared_state: Callable[[], SharedStateName] = lambda: "none"
+        """Returns whether the gateways count together, for the state document."""
+        self.waiting = 0
+        """Callers that wait now, of all services."""
         self._demand: dict[str, Demand] = {}
-        self._stops: dict[asyncio.Future[proxy.End], float | None] = {}  # `Sessions.start`
+        self._stops: dict[asyncio.Future[proxy.End], LiveSession] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._sequence = 0
@@ -61,13 +78,8 @@ class Sessions:
         """Return the number of sessions that are proxied now."""
         return len(self._stops)
 
-    @property
-    def waiting(self) -> int:
-        """Return the number of callers that wait now."""
-        return sum(demand.waiting for demand in self._demand.values())
-
     def set_waiting(self, service: str, callers: int) -> None:
-        """Set the number of callers that wait for a slot of a service."""
+        """Set how many callers that wait for a slot of a service count as demand."""
         demand = self._demand_of(service)
         if demand.waiting != callers:
             self._set(service, replace(demand, waiting=callers))
@@ -84,15 +96,23 @@ class Sessions:
         demand = self._demand_of(service)
         self._set(service, replace(demand, rejected_total=demand.rejected_total + 1))
 
-    def start(self, service: str, *, can_resume: bool = False) -> asyncio.Future[proxy.End]:
+    @property
+    def live_sessions(self) -> Mapping[asyncio.Future[proxy.End], LiveSession]:
+        """Return the live sessions by their futures, the oldest first; setting the result of one
+        ends its session."""
+        return self._stops
+
+    def start(
+        self, service: str, principal: Principal = PLATFORM, *, can_resume: bool = False
+    ) -> asyncio.Future[proxy.End]:
         """Count a new session and return a future; setting its result ends the session.
 
         `can_resume` is whether its caller continues it through another gateway when this one ends
         the connection.
         """
         stop: asyncio.Future[proxy.End] = asyncio.get_running_loop().create_future()
-        # From when on it can be handed over, seconds of the loop; the oldest session comes first.
-        self._stops[stop] = asyncio.get_running_loop().time() + _NEW_S if can_resume else None
+        ready_at = asyncio.get_running_loop().time() + _NEW_S if can_resume else None
+        self._stops[stop] = LiveSession(service, principal, ready_at)
         self._empty.clear()
         demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions + 1))
@@ -167,6 +187,7 @@ class Sessions:
                 for name, demand in sorted(self._demand.items())
             },
             "tenants": {},
+            "shared_state": self.shared_state(),
             "sequence": self._sequence,
         }
 
@@ -180,7 +201,8 @@ class Sessions:
 
     async def _hand_over(self) -> None:
         loop, sessions = asyncio.get_running_loop(), 0
-        for stop, ready_at in list(self._stops.items()):
+        for stop, session in list(self._stops.items()):
+            ready_at = session.ready_at
             if ready_at is None:
                 continue
             sessions += 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from aiohttp import EMPTY_PAYLOAD, web
 
-from avatar_contracts import labels
+from avatar_contracts import labels, session_ids
 from avatar_gateway.serving.peer import Peer
 
 if TYPE_CHECKING:
@@ -132,11 +132,13 @@ async def connect(
         raise aiohttp.ClientError(f"the pod answered {response.status} without a valid handshake")
     chosen = response.headers.get("Sec-WebSocket-Protocol")
     protocol = connection.protocol
+    named = session_ids.parse(response.headers.get(labels.SESSION_HEADER))
     pod = Peer(
         protocol,
         budget,
         is_pod=True,
         subprotocol=chosen if chosen in subprotocols else None,
+        session_id=named,
         on_closed=response.close,
     )
     resume_s = response.headers.get(labels.RESUME_HEADER, "")

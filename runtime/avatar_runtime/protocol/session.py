@@ -198,6 +198,11 @@ class Session(Generic[W]):
         return self._speech.is_active
 
     @property
+    def spoken_s(self) -> float:
+        """Sound of responses that this pod has given to the client, seconds."""
+        return self._speech.spoken_s
+
+    @property
     def avatar(self) -> str:
         """The avatar of the next frames, as frame requests name it."""
         return self._speech.config.character.engine_name

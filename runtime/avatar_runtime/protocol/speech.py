@@ -84,6 +84,7 @@ class Speech(Generic[W]):
         self._source_frame = 0
         self._overload = OverloadReport()
         self._video = VideoStream(parts.fps)
+        self._spoken_s = 0.0  # without the active response
         self._position: ClientPosition | None = None
 
     def configure(self, config: SessionConfig, now: float) -> None:
@@ -111,6 +112,11 @@ class Speech(Generic[W]):
     def is_active(self) -> bool:
         """Whether a response is active."""
         return self._active is not None
+
+    @property
+    def spoken_s(self) -> float:
+        """Sound of responses that this pod has given to the client, seconds."""
+        return self._spoken_s + (0.0 if self._active is None else _sent_s(self._active))
 
     @property
     def is_busy(self) -> bool:
@@ -228,13 +234,14 @@ class Speech(Generic[W]):
         if step in _EARLY and turn.frames_sent:
             self._idle.close_mouth(turn.format)
         self._active = None
+        self._spoken_s += _sent_s(active)
         played_ms = self._flow.played_ms(active, now)
         self._source.ended(active, step, now)
         if step in _EARLY:
             self._source.cut_off(active.id, played_ms)
         self._flow.end(active, is_discarded=is_discarded)
         if self._playback.has_started(active.id):
-            audio_ms = turn.samples_sent * 1000 / turn.format.rate
+            audio_ms = _sent_s(active) * 1000
             acked_ms = played_ms if self._flow.counts_acks else None
             until = self._flow.plays_until(now)
             self._playback.finish(PlayingResponse(active.id, until, audio_ms, acked_ms))
@@ -516,6 +523,12 @@ class Speech(Generic[W]):
         self._flow.restore(fields.nested("flow"), self.config.flow, now)
         self._playback.restore(fields.nested("playback"), now)
         self._idle.restore(fields.nested("idle"), self.config.format, now)
+        # What the active response had sent before belongs to the other pod.
+        self._spoken_s = 0.0 if active is None else -_sent_s(active)
+
+
+def _sent_s(active: ActiveResponse[W]) -> float:
+    return active.turn.samples_sent / active.turn.format.rate
 
 
 def not_movable(reason: str) -> ProtocolError:

@@ -18,6 +18,7 @@ from avatar_runtime.errors import ProtocolError, Rejection, shown
 from avatar_runtime.protocol import session_document
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
+from avatar_runtime.serving import usage
 from avatar_runtime.serving.snapshots import SnapshotStream
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _MILLISECONDS: Final = re.compile(r"[0-9]{1,6}")
 def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
     """Return the application of the admin listener."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    tokens = runtime.tokens
+    tokens, identity = runtime.tokens, runtime.settings.identity
     is_open = runtime.settings.admin_listen.is_loopback and not tokens.are_required
 
     async def may_control(request: Request) -> None:
@@ -66,6 +67,15 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
         if watch == "1":
             return StreamingResponse(lines(runtime), media_type="application/x-ndjson")
         return JSONResponse(runtime.state())
+
+    @app.get(labels.USAGE_PATH, dependencies=[Depends(may_read)])
+    async def used(watch: str = "") -> Response:
+        if watch == "1":
+            return StreamingResponse(
+                usage.lines(runtime, identity.pod), media_type="application/x-ndjson"
+            )
+        body = usage.encode(identity.pod, list(runtime.usage.documents()))
+        return Response(body, media_type="application/json")
 
     @app.post(labels.DRAIN_PATH, dependencies=[Depends(may_control)])
     async def drain(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:

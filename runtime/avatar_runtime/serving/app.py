@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.live_sessions import LiveSessions
     from avatar_runtime.serving.runtime import Runtime
 
+    Headers = list[tuple[bytes, bytes]]
+
 _SUBPROTOCOL = "realtime"
 
 _log = logging.getLogger(__name__)
@@ -112,11 +114,13 @@ async def _open_session(
     try:
         service = runtime.settings.identity.service
         avatar = admission.check(request, service, runtime.avatars.keys())
-        await websocket.accept(_subprotocol(websocket), _resume_header(runtime))
+        session_id = runtime.new_session_id()
+        headers = [*_resume_header(runtime), *_session_header(session_id)]
+        await websocket.accept(_subprotocol(websocket), headers)
     except BaseException:
         runtime.slots.release()
         raise
-    return sessions.start(request, avatar)
+    return sessions.start(request, avatar, session_id)
 
 
 async def _resume(
@@ -129,7 +133,11 @@ async def _resume(
     try:
         admission.check_resume(request)
         async with sessions.pending.entered(_caller(websocket, request, runtime)):
-            await websocket.accept(_subprotocol(websocket), _resume_header(runtime))
+            # Whether a session exists is told to gateways only, which have a token.
+            is_gateway = runtime.tokens.session_is_required
+            known = sessions.id_of(request.query["resume"]) if is_gateway else None
+            headers = [*_resume_header(runtime), *_session_header(known)]
+            await websocket.accept(_subprotocol(websocket), headers)
             message = await _first_message(websocket)
             live = await _find(request.query["resume"], message, runtime, sessions)
         await live.carry(websocket, message, _carrier(request, runtime))
@@ -220,10 +228,17 @@ def _carrier(request: admission.SessionRequest, runtime: Runtime) -> str:
     return named[: labels.MAX_CONNECTION_NAME]
 
 
-def _resume_header(runtime: Runtime) -> list[tuple[bytes, bytes]]:
+def _resume_header(runtime: Runtime) -> Headers:
     """Return the header that says how long the session waits for its client."""
     value = str(runtime.settings.sessions.resume_ttl_s)
-    return [(labels.RESUME_HEADER.encode(), value.encode())]
+    return [(labels.RESUME_HEADER.lower().encode(), value.encode())]
+
+
+def _session_header(session_id: str | None) -> Headers:
+    """Return the header that tells a gateway the session of a connection."""
+    if session_id is None:
+        return []
+    return [(labels.SESSION_HEADER.lower().encode(), session_id.encode())]
 
 
 def _subprotocol(websocket: WebSocket) -> str | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.websockets import WebSocket
 
+    from avatar_contracts.usage import SessionUsageDocument
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.protocol.dialects.translation import Dialect
     from avatar_runtime.protocol.resume import ResumeRequest, ResumeTokens
@@ -100,6 +101,8 @@ class LiveSession:
         self.tokens = tokens
         self.former_ids: tuple[str, ...] = ()
         """Ids of the session on other pods, by which its client may ask for it."""
+        self.frames_sent = 0
+        """Frames of responses that were sent to the client."""
         self.recovered_s: float | None = None
         """Age of the snapshot from which the session goes on, seconds, until its client is back;
         `None` if it has its state."""
@@ -131,6 +134,16 @@ class LiveSession:
     def ids(self) -> tuple[str, ...]:
         """All ids of the session."""
         return (self.session.id, *self.former_ids)
+
+    @property
+    def usage(self) -> SessionUsageDocument:
+        """What the session has used on this pod."""
+        return {
+            "id": self.session.id,
+            "frames": self.frames_sent,
+            "speech_ms": round(self.session.spoken_s * 1000),
+            "ended": False,
+        }
 
     @property
     def remaining_s(self) -> float:
@@ -303,6 +316,7 @@ class LiveSession:
         batcher, session = self.runtime.batcher, self.session
         batcher.add(session, self.wake, self.clock)
         self.runtime.connections.add(self)
+        self.runtime.usage.add(session.id, self)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = []
@@ -313,6 +327,7 @@ class LiveSession:
                     task.cancel()
         finally:
             self.runtime.connections.discard(self)
+            self.runtime.usage.remove(session.id)
             batcher.remove(session.id)
             self.runtime.set_speaking(session.id, False)
             if self._move is not None:

@@ -52,7 +52,14 @@ class LiveSessions:
             raise live_session.moving()
         raise live_session.refused()
 
-    def start(self, request: admission.SessionRequest, avatar: str | None) -> LiveSession:
+    def id_of(self, session_id: str) -> str | None:
+        """Return the present id of a session that this pod has, by any of its ids."""
+        live = self._sessions.get(session_id)
+        return None if live is None else live.session.id
+
+    def start(
+        self, request: admission.SessionRequest, avatar: str | None, session_id: str
+    ) -> LiveSession:
         """Start the session of a request, and return its slot when it has ended.
 
         The caller has acquired the slot.
@@ -64,6 +71,7 @@ class LiveSessions:
             avatar,
             admission.reported_service(request, settings.identity.service),
             request.video,
+            session_id=session_id,
             names_avatar=request.names_avatar,
             resume=Resume(tokens.issue(), ttl_ms) if ttl_ms else None,
         )

@@ -27,7 +27,7 @@ def test_the_pod_receives_the_query_without_the_gateway_parameters() -> None:
         ("future", "x"),
     ]
     passed = [("model", "acme/concierge"), ("avatar", "anna"), ("future", "x")]
-    assert parse(query) == SessionRequest("acme/concierge", 1500, passed)
+    assert parse(query) == SessionRequest("acme/concierge", 1500, passed, avatar="anna")
     assert wants_close_code(query)
     assert not wants_close_code(query[:1])
 

@@ -110,7 +110,8 @@ async def test_a_change_wakes_those_who_wait_for_one() -> None:
     async with asyncio.timeout(5):
         await waiting
         await sessions.wait_for_change(sequence, 3600)  # the state is already newer
-    assert sessions.waiting == 2
+    state = sessions.state("g", frozenset({SERVICE}), 0)
+    assert state["services"][SERVICE]["waiting"] == 2
 
 
 def test_a_deleted_service_with_waiting_callers_stays_in_the_state() -> None:

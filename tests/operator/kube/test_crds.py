@@ -68,7 +68,8 @@ def without_status(body: Any) -> Any:
     return older
 
 
-NAMES = [f"{kind}.avatar.musetalk.io" for kind in ("avatars", "avatarservices", "gpuprofiles")]
+KINDS = ("avatars", "avatarservices", "avatartenants", "gpuprofiles")
+NAMES = [f"{kind}.avatar.musetalk.io" for kind in KINDS]
 
 
 def test_the_crds_of_the_release_are_bundled() -> None:
@@ -82,29 +83,29 @@ async def test_missing_crds_are_installed() -> None:
 
 
 async def test_an_older_crd_is_upgraded_and_its_new_fields_are_named() -> None:
-    avatar, service, profile = bundled()
-    api: Any = FakeApi(avatar, without_status(service), profile)
+    avatar, service, tenant, profile = bundled()
+    api: Any = FakeApi(avatar, without_status(service), tenant, profile)
     sentences = await crds.upgrade(api)
     assert sentences[1] == f"{service['metadata']['name']} applied, new: status"
-    assert sentences[2] == f"{profile['metadata']['name']} applied"
+    assert sentences[3] == f"{profile['metadata']['name']} applied"
     assert "status" in properties(api.installed[service["metadata"]["name"]])
 
 
 async def test_a_newer_crd_stays_as_it_is() -> None:
-    avatar, service, profile = bundled()
+    avatar, service, tenant, profile = bundled()
     newer = copy.deepcopy(service)
     properties(newer)["later"] = {"type": "object"}
-    api: Any = FakeApi(avatar, newer, profile)
+    api: Any = FakeApi(avatar, newer, tenant, profile)
     sentences = await crds.upgrade(api)
     name = service["metadata"]["name"]
     assert sentences[1] == f"{name} is newer than this release and stays as it is"
-    assert api.applied == [avatar["metadata"]["name"], profile["metadata"]["name"]]
+    assert api.applied == [each["metadata"]["name"] for each in (avatar, tenant, profile)]
 
 
 async def test_nothing_is_applied_while_objects_are_stored_in_a_removed_version() -> None:
-    avatar, service, profile = bundled()
+    avatar, service, tenant, profile = bundled()
     profile["status"] = {"storedVersions": ["v1alpha0", "v1alpha1"]}
-    api: Any = FakeApi(avatar, service, profile)
+    api: Any = FakeApi(avatar, service, tenant, profile)
     with pytest.raises(InvalidResource, match="storedVersions is v1alpha0, must be among") as error:
         await crds.upgrade(api)
     assert error.value.name == profile["metadata"]["name"]
@@ -115,7 +116,7 @@ async def test_an_applied_crd_is_awaited_until_it_is_established() -> None:
     api: Any = FakeApi()
     api.established_after = 5
     await crds.upgrade(api)
-    assert api.reads >= 3 + 5
+    assert api.reads >= len(NAMES) + 5
 
 
 async def test_a_crd_that_is_never_established_fails_the_upgrade() -> None:
@@ -123,13 +124,13 @@ async def test_a_crd_that_is_never_established_fails_the_upgrade() -> None:
     api.established_after = 10_000
     with pytest.raises(TemporaryError, match="not established within"):
         await crds.upgrade(api)
-    assert api.reads == 3 + crds.ESTABLISHED_CHECKS
+    assert api.reads == len(NAMES) + crds.ESTABLISHED_CHECKS
 
 
 async def test_current_crds_need_no_wait(caplog: pytest.LogCaptureFixture) -> None:
     api: Any = FakeApi(*bundled())
     await crds.wait_until_current(api)
-    assert api.reads == 3
+    assert api.reads == len(NAMES)
     assert caplog.text == ""
 
 
@@ -143,8 +144,8 @@ async def test_current_crds_need_no_wait(caplog: pytest.LogCaptureFixture) -> No
 async def test_the_operator_waits_for_the_crds_and_logs_the_reason_once(
     missing: bool, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    avatar, service, profile = bundled()
-    api: Any = FakeApi(avatar, *([profile] if missing else [without_status(service), profile]))
+    avatar, service, tenant, profile = bundled()
+    api: Any = FakeApi(avatar, *([] if missing else [without_status(service)]), tenant, profile)
 
     def install(reads: int) -> None:
         if reads == 10:
