@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.gateway.test_pod_drain import pod
 
-from avatar_client import session
+from avatar_client import dialing, session
 from avatar_client.options import Options, Video
 from avatar_client.sound import Sound
 from localcluster import runtime_process, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 pytestmark = [pytest.mark.slow, pytest.mark.realtime]
@@ -31,14 +31,18 @@ FRAMES = 100
 
 
 async def speak(
-    url: str, mode: Video, number: int, ready: asyncio.Semaphore, go: asyncio.Event
+    urls: Sequence[str], mode: Video, number: int, ready: asyncio.Semaphore, go: asyncio.Event
 ) -> session.Session:
-    """Speak twice, and return the session: a third has all its sound at once, another is a
-    microphone, and the last one is silent when its pod is lost."""
-    target = session.Target(url, "acme/concierge", KEY, wait_ms=20_000)
-    async with session.connect(target, Options(video=mode)) as live:
-        first = await live.speak(Sound(SOUND.pcm[:48_000], 24_000))
-        assert first.status == "completed"
+    """Speak twice, and return the session.
+
+    One third has all its sound at once, another one is a microphone, and the last one is silent
+    when its pod is lost. The session resumes through the second gateway.
+    """
+    first, second = (session.Target(url, "acme/concierge", KEY, wait_ms=20_000) for url in urls)
+    async with session.connect(first, Options(video=mode)) as live:
+        live._socket._dial = partial(dialing.dial, second)
+        greeting = await live.speak(Sound(SOUND.pcm[:48_000], 24_000))
+        assert greeting.status == "completed"
         ready.release()
         await go.wait()
         if number % 3 == 2:
@@ -70,16 +74,17 @@ async def test_the_sessions_of_a_killed_pod_go_on_on_another_one(
             runtimes.append(stack.enter_context(served))
         fake.items["pods"] = [pod(fake, *each) for each in zip(("p1", "p2"), runtimes, strict=True)]
         fake.items["avatarservices"] = [{"metadata": {"name": "concierge", "namespace": "acme"}}]
-        gateway = await stack.enter_async_context(start_gateway())
-        status = partial(gateway.status, "/readyz")
-        await waiting.until(status, lambda found: found == 200, "ready", 20)
+        gateways = [await stack.enter_async_context(start_gateway()) for _ in range(2)]
+        for gateway in gateways:
+            status = partial(gateway.status, "/readyz")
+            await waiting.until(status, lambda found: found == 200, "ready", 20)
         ready, go = asyncio.Semaphore(0), asyncio.Event()
-        url = f"ws://127.0.0.1:{gateway.ports[0]}"
+        urls = [f"ws://127.0.0.1:{gateway.ports[0]}" for gateway in gateways]
         modes: list[Video] = ["jpeg", "h264"] * SESSIONS
         async with asyncio.TaskGroup() as group:
             callers = []
             for number in range(SESSIONS):  # the gateway fills one pod after the other
-                speaking = speak(url, modes[number], number, ready, go)
+                speaking = speak(urls, modes[number], number, ready, go)
                 callers.append(group.create_task(speaking))
                 if number == 0:
                     await ready.acquire()

@@ -84,10 +84,8 @@ class SessionMover:
             Rejection: no pod has it, and none takes its document now.
         """
         if session_id in self._kept:
-            moved = await self._once(session_id, lambda: self._retry(session_id, service))
-            if moved is None and session_id in self._kept:
-                message = "no pod of the service takes the session now"
-                raise errors.Rejection("not_ready", message)
+            await self._once(session_id, lambda: self._retry(session_id, service))
+            self._check_taken(session_id)
         known = self._find_known(session_id)
         found = []
         for holder in [known] if known is not None else holders:
@@ -98,10 +96,16 @@ class SessionMover:
                     break
                 moved = await self._move_once(session_id, pod, service)
                 if moved is None:
+                    self._check_taken(session_id)
                     break
                 key = moved
             found.append(key)
         return found
+
+    def _check_taken(self, session_id: str) -> None:
+        if session_id in self._kept:
+            message = "no pod of the service takes the session now"
+            raise errors.Rejection("not_ready", message)
 
     async def recover(self, snapshot: Snapshot) -> str | None:
         """Continue a session whose pod is lost, and return its new id.
