@@ -103,11 +103,18 @@ class FrameReader:
         """Bytes of a long frame that are still to be forwarded."""
         self._message_bytes: int | None = None
         """Size of the message whose final frame has not arrived; None between messages."""
+        self._needed = 0
+        """Bytes that the buffer has to contain before a read finds more in it."""
 
     @property
     def buffered(self) -> int:
         """Return the number of bytes that no segment contained yet."""
         return len(self._buffer)
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Return whether a read would find nothing, since the rest of a frame is missing."""
+        return len(self._buffer) < self._needed
 
     def feed(self, data: bytes) -> None:
         """Add bytes that arrived."""
@@ -119,7 +126,12 @@ class FrameReader:
         That is so if nothing is buffered and `data` consists of whole messages of one frame each,
         which is what a live session sends. Everything else takes `feed` and `read`.
         """
-        if self._buffer or self._remaining or self._message_bytes is not None:
+        if self._buffer:
+            return 0
+        return self._count_whole(data, max_frames)
+
+    def _count_whole(self, data: bytes | bytearray, max_frames: int) -> int:
+        if self._remaining or self._message_bytes is not None:
             return 0
         size, at, frames = len(data), 0, 0
         while at < size:
@@ -134,15 +146,26 @@ class FrameReader:
                 return 0
             at += length
             frames += 1
-        return frames if at == size else 0
+        if at == size:
+            return frames
+        if frames == 1:
+            self._needed = at
+        return 0
 
     def clear(self) -> None:
         """Drop the bytes that no segment contained yet."""
         self._buffer.clear()
+        self._needed = 0
 
     def read(self, max_frames: int) -> Segment:
         """Return the next segment; it is empty if more bytes must arrive first."""
         buffer, size = self._buffer, len(self._buffer)
+        self._needed = 0
+        whole = self._count_whole(buffer, max_frames)
+        if whole:
+            data = bytes(buffer)
+            buffer.clear()
+            return Segment(data, is_mid_frame=False, frames=whole)
         at = start = min(self._remaining, size)
         self._remaining -= at
         pieces, pings, close, frames = [bytes(buffer[:at])], list[bytes](), None, 0
@@ -152,7 +175,10 @@ class FrameReader:
                 break
             close = self._violation(header)
             end = at + header.size + header.length
-            if close is not None or (end > size and end - at <= WHOLE_FRAME_BYTES):
+            if close is not None:
+                break
+            if end > size and end - at <= WHOLE_FRAME_BYTES:
+                self._needed = end - at  # what precedes the frame leaves the buffer
                 break
             frames += 1
             if header.is_control:

@@ -167,7 +167,7 @@ class Peer(asyncio.Protocol):
         """Read and pass on what arrived; return whether nothing is left for `read` to do."""
         if self._frames.buffered >= _PAUSE_BYTES or self._budget.must_wait(self):
             return False
-        segment = self._next_segment()
+        segment = None if self._frames.is_incomplete else self._next_segment()
         if segment is None:
             return True
         is_plain = segment.close is None and not (segment.has_more or segment.is_mid_frame)
