@@ -75,9 +75,9 @@ class World:
                     await self._answer_api(writer, target.path, "watch=" in target.query)
                 elif target.path == labels.STATE_PATH:
                     await self._send_states(writer, number)
-                elif target.path == labels.SNAPSHOTS_PATH:
+                elif target.path in (labels.SNAPSHOTS_PATH, labels.USAGE_PATH):
                     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                    await reader.read()  # sessions that are idle have no snapshots
+                    await reader.read()  # nothing is known of idle sessions
                 else:
                     await self._accept_session(reader, writer, head, number)
         writer.close()
