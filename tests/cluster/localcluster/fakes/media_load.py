@@ -103,11 +103,18 @@ class End:
     def _read_frames(self, now: int) -> None:
         received, counts, at = self._received, self._load.counts, 0
         while self.is_open and len(received) - at >= 4:
-            assert received[at + 1] & 0x7F == 126, "all messages have a length of 16 bits"
-            start = at + 4 + (4 if self._is_pod else 0)
-            end = start + int.from_bytes(received[at + 2 : at + 4], "big")
+            mask, length = 4 if self._is_pod else 0, received[at + 1] & 0x7F
+            assert length <= 126, "no message has a length of 64 bits"
+            is_message = length == 126  # otherwise it is a ping of the proxy
+            start = at + (4 if is_message else 2) + mask
+            if is_message:
+                length = int.from_bytes(received[at + 2 : at + 4], "big")
+            end = start + length
             if end > len(received):
                 break
+            if not is_message:
+                at = end
+                continue
             counts.messages += 1
             counts.size += end - at
             stamp = int.from_bytes(received[start : start + _STAMP], "big")
