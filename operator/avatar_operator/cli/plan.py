@@ -173,7 +173,7 @@ def plan_document(
         "conditions": [
             {
                 "type": finding.condition.value,
-                "status": str(finding.status),
+                "status": finding.status_text,
                 "reason": finding.reason.value,
                 "message": finding.message,
             }
