@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 TIME_LIMITS_S: Final = {"e2e": 600.0, "gpu": 600.0, "slow": 300.0}
 """The time limit of a test by its marker; every other test has the `timeout` of pyproject.toml."""
 
-TOOL_FIXTURES: Final = frozenset({"helm", "promtool", "prometheus", "cluster", "release"})
+TOOL_FIXTURES: Final = frozenset(
+    {"helm", "promtool", "prometheus", "cluster", "release", "redis_server"}
+)
 """Fixtures that run a program which is no Python package."""
 
 GO_TOOLS: Final = ("etcd", "helm", "kube-", "kubectl", "kwok")

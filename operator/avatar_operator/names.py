@@ -7,6 +7,7 @@ from typing import Final
 
 from avatar_contracts.labels import ADMIN_PORT as ADMIN_PORT
 from avatar_contracts.labels import GROUP as GROUP
+from avatar_contracts.labels import LABEL_GPU_CLASS as LABEL_GPU_CLASS
 from avatar_contracts.labels import LABEL_KEY_GENERATION as LABEL_KEY_GENERATION
 from avatar_contracts.labels import LABEL_MADE_FOR as LABEL_MADE_FOR
 from avatar_contracts.labels import LABEL_NAME as LABEL_NAME
@@ -47,7 +48,6 @@ ANNOTATION_HAMI: Final = "hami.io/node-nvidia-register"  # HAMi splits the GPUs 
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 LABEL_IMAGE_CHECK: Final = f"{GROUP}/image-check"  # name of the service
 LABEL_AVATAR: Final = f"{GROUP}/avatar"  # name of the Avatar that a Job prepares

@@ -44,19 +44,24 @@ class Target:
     def __repr__(self) -> str:
         return f"Target(url={self.url!r}, model={self.model!r}, key='***')"
 
-    def address(self, resume: str = "") -> str:
-        """Return the WebSocket address with its query; `resume` is the session to continue."""
+    def address(self, resume: str = "", *, resumes: bool = False) -> str:
+        """Return the WebSocket address with its query; `resume` is the session to continue.
+
+        `resumes` is whether the session goes on on another connection when this one is lost.
+        """
         parts = urlsplit(self.url if "://" in self.url else f"ws://{self.url}")
         scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
         path = parts.path if parts.path.strip("/") else "/v1/realtime"
-        new = {"avatar": self.avatar, "wait_ms": self.wait_ms}
+        new = {"avatar": self.avatar, "wait_ms": self.wait_ms, "resumes": "1" if resumes else None}
         query = {"model": self.model, **({"resume": resume} if resume else new)}
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return urlunsplit((scheme, parts.netloc, path, urlencode(given, safe="/"), ""))
 
 
-async def dial(target: Target, resume: str = "") -> ClientConnection:
+async def dial(target: Target, resume: str = "", *, resumes: bool = False) -> ClientConnection:
     """Open a connection; `resume` is the session that it continues, empty for a new one.
+
+    `resumes` tells a gateway that it may end this connection when it restarts.
 
     Raises:
         Refused: the server refused the connection.
@@ -67,7 +72,7 @@ async def dial(target: Target, resume: str = "") -> ClientConnection:
     if target.session_token:
         headers[labels.SESSION_TOKEN_HEADER] = target.session_token
     opening = open_websocket(
-        target.address(resume),
+        target.address(resume, resumes=resumes),
         additional_headers=headers,
         compression=None,
         max_size=MAX_MESSAGE_BYTES,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from websockets.exceptions import ConnectionClosed
 
 from avatar_client import errors
+from avatar_client.positions import Position
 from avatar_contracts import refusals
 from avatar_contracts.backoff import Backoff
 
@@ -55,6 +56,9 @@ class ResumingSocket:
         self._token = ""
         self._ttl_s = 0.0
         self._last_seq = 0
+        self._position = Position()
+        self.lost_ms = 0.0
+        """Speech that was lost with pods that ended without a warning, milliseconds."""
         self._sent = 0  # messages since the start of the session
         self._kept: deque[str | bytes] = deque()  # the newest of them
         self._kept_bytes = 0
@@ -66,11 +70,14 @@ class ResumingSocket:
 
     def took(self, event: Mapping[str, Any]) -> None:
         """Take notice of a message that was received."""
+        self._position.took(event)
         seq = event.get("seq")
         if isinstance(seq, int):
             self._last_seq = max(self._last_seq, seq)
         if event.get("type") == "session.created":
             self._keep_token(event)
+        elif event.get("type") == "session.migrate" and isinstance(event.get("session_id"), str):
+            self._session_id = event["session_id"]  # the pod of the former id is lost
 
     async def recv(self) -> str | bytes:
         """Return the next message.
@@ -162,7 +169,12 @@ class ResumingSocket:
             _CannotResume: the server refuses.
             _NotYet: the server may continue it later.
         """
-        request = {"type": "session.resume", "token": self._token, "last_seq": self._last_seq}
+        request = {
+            "type": "session.resume",
+            "token": self._token,
+            "last_seq": self._last_seq,
+            "received": self._position.describe(self._sent),
+        }
         await self._socket.send(json.dumps(request))
         answer = json.loads(await self._socket.recv())
         if answer.get("type") != "session.resumed":
@@ -170,6 +182,7 @@ class ResumingSocket:
             is_final = self._socket.close_code not in (refusals.TRY_LATER_CLOSE, *RESUMABLE)
             raise (_CannotResume if is_final else _NotYet)(str(answer.get("error")))
         self._keep_token(answer)
+        self.lost_ms += float(answer.get("lost_ms", 0))
         missing = self._sent - int(answer["input_messages"])
         if not 0 <= missing <= len(self._kept):
             raise _CannotResume(f"{missing} messages are missing, {len(self._kept)} are kept")

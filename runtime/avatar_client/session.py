@@ -73,6 +73,11 @@ class Session:
         return self._socket.resumed
 
     @property
+    def lost_ms(self) -> float:
+        """Speech that was lost with pods that ended without a warning, milliseconds."""
+        return self._socket.lost_ms
+
+    @property
     def ended(self) -> errors.SessionEnded | None:
         """Return how the connection closed, or `None` while it is open."""
         return self._ended
@@ -331,7 +336,7 @@ async def connect(
         ServerError: the server does not serve an option.
     """
     again = partial(dialing.dial, target) if resumes else None
-    socket = ResumingSocket(await dialing.dial(target), again)
+    socket = ResumingSocket(await dialing.dial(target, resumes=resumes), again)
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
     player = None

@@ -19,6 +19,8 @@ LABEL_SERVICE: Final = f"{GROUP}/service"
 LABEL_RESERVE: Final = f"{GROUP}/reserve"
 """Marks a pod of the warm pool, which gateways give sessions last."""
 RESERVED: Final = "true"
+LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
+"""The GPU class that a runtime pod was created for."""
 LABEL_MADE_FOR: Final = f"{GROUP}/made-for"
 """On an adopted pod: the name of the service that it was created for, whose token it has."""
 
@@ -29,16 +31,30 @@ ADMIN_PORT_NAME: Final = "admin"
 
 STATE_PATH: Final = "/control/v1/state"
 """The state document on the administration port; `?watch=1` streams it (see `state`)."""
+USAGE_PATH: Final = "/control/v1/usage"
+"""What the sessions of a pod have used; `?watch=1` streams it (see `usage`)."""
 SESSIONS_PATH: Final = "/control/v1/sessions"
 """Control path that takes a session over; below it are the sessions of the pod by their ids."""
+SNAPSHOTS_PATH: Final = "/control/v1/snapshots"
+"""Path of a pod with the snapshots of the sessions that one gateway carries, as a stream."""
 DRAIN_PATH: Final = "/control/v1/drain"
 
 SERVICE_HEADER: Final = "Avatar-Service"
 """The header by which a gateway gives a pod the name that its caller asked for."""
+CONNECTION_HEADER: Final = "Avatar-Connection"
+"""What the gateway calls the connection to a pod: `GATEWAY/NUMBER`."""
+MAX_CONNECTION_NAME: Final = 96
 CALLER_HEADER: Final = "Avatar-Caller"
 """The header by which a gateway tells a pod which connections come from one caller.
 
 It is a code for the caller's address (`tokens.caller_code`), which a pod cannot read.
+"""
+RESUME_HEADER: Final = "Avatar-Resume-Seconds"
+"""In the answer of a pod to a handshake: how long it holds a session whose connection is lost."""
+SESSION_HEADER: Final = "Avatar-Session"
+"""The header by which a pod tells a gateway the id of the session that a connection is for.
+
+A gateway does not pass it on.
 """
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.

@@ -12,5 +12,8 @@ RESUME_REFUSED: Final = "resume_refused"
 RESUME_REFUSED_MESSAGE: Final = "no session can be resumed with this id and token"
 RESUME_REFUSED_CLOSE: Final = 4411
 """Close code of a connection that cannot continue a session."""
+RESUMABLE_CODES: Final = frozenset({1001, 1006, 1011, 1012})
+"""Close codes of a client that may come back: it goes away for a while, its connection was lost,
+its keepalive had no answer, or the gateway restarts."""
 TRY_LATER_CLOSE: Final = 1013
 """Close code of a client that may try again: its session waits for it, or no slot is free."""

@@ -19,6 +19,11 @@ def new(pod: str) -> str:
     return f"sess_{_tag(pod)}{token_hex(8)}"
 
 
+def parse(text: str | None) -> str | None:
+    """Return the id of a session, or `None` for everything else."""
+    return text if text is not None and _ID.fullmatch(text) else None
+
+
 def belongs_to(session_id: str, pod: str) -> bool:
     """Return whether the id of a session stands for a pod; two pods may share the digits."""
     match = _ID.fullmatch(session_id)

@@ -7,7 +7,7 @@ object a line, at each change, at most every `LINE_SPACING_S` and at least every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from avatar_contracts.rate_limit import Rate
 
@@ -78,13 +78,43 @@ class ServiceDemand(TypedDict):
     rejected_total: int
 
 
+SharedStateName = Literal["ok", "unavailable", "none"]
+
+
+class TenantKeys(TypedDict):
+    """The credentials of a tenant, as a gateway sees them."""
+
+    valid: int
+    """API keys that are accepted now."""
+    problem: str
+    """Why a key or an issuer cannot be used; empty if all can."""
+
+
+class TenantDemand(TypedDict):
+    """What a gateway reports of the callers of one tenant."""
+
+    sessions: int
+    """Of this gateway."""
+    waiting: int
+    """Of this gateway."""
+    seconds_this_month: int
+    """Of sessions at all gateways, in the calendar month (UTC)."""
+    keys: TenantKeys
+    limited_by: str
+    """The limit that refuses callers now: `sessions`, `sessionsPerService` or `minutesPerMonth`;
+    empty if none does."""
+
+
 class DemandDocument(TypedDict):
     """What a gateway reports."""
 
     pod: str
     services: Mapping[str, ServiceDemand]
     """By `NAMESPACE/NAME`."""
-    tenants: Mapping[str, Any]
+    tenants: Mapping[str, TenantDemand]
+    """By the name of the AvatarTenant."""
+    shared_state: SharedStateName
+    """Whether the gateways count together; `none` if there is no shared state."""
     sequence: int
 
 

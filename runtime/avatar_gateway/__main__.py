@@ -1,4 +1,4 @@
-"""Command line of the gateway: `avatar-gateway serve`."""
+"""Command line of the gateway: `avatar-gateway serve` and `avatar-gateway keys`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,47 @@ import importlib.metadata
 import logging
 import os
 import random
+import secrets
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
+from avatar_gateway.cli import keys
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
-from avatar_gateway.kube import informers
+from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
+from avatar_gateway.serving import audit
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
-from avatar_gateway.streams.runtimes import StateStreams, new_http_session
+from avatar_gateway.serving.token_verifier import TokenVerifier
+from avatar_gateway.shared.connection import Address, Connection
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.streams.key_sets import KeySets
+from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from kubernetes.aio import client
+
+    from avatar_contracts.list_watch import Reflector
+    from avatar_gateway.shared.state import SharedState
 
 LOG_LEVELS: Final = {
     # At WARNING, aiohttp logs the subprotocols of a caller, which may contain a client secret.
@@ -43,6 +60,7 @@ LIMITED_LOGGERS: Final = (
     "avatar_gateway.serving.connection",
     "avatar_gateway.serving.placement",
     "avatar_gateway.serving.server",
+    "avatar_gateway.streams.key_sets",
 )
 """Loggers of records that a caller can cause without a session."""
 
@@ -50,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 after a shutdown, 2 for wrong settings."""
+    """Run the command line and return its exit status: 2 for wrong settings or arguments."""
     parser = argparse.ArgumentParser(prog="avatar-gateway", description=__doc__)
     version = importlib.metadata.version("avatar-service")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
@@ -62,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tls-certificate", metavar="FILE", help="PEM file to serve TLS with"
     )
     serve_parser.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
+    keys.add_parser(commands)
     options = parser.parse_args(arguments)
+    if options.command == "keys":
+        return keys.run(options)
     try:
         given = {
             "AVATAR_GATEWAY_TLS_CERTIFICATE": options.tls_certificate,
@@ -84,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
+    audit.configure(sys.stderr)
     asyncio.run(serve(chosen, certificate))
     return 0
 
@@ -91,7 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | None) -> None:
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
-    metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting, lambda: listener.connections)
+    tenants = TenantRegistry(chosen.tenants.keys_namespace)
+    state = _shared_state(chosen.shared_state)
+    metrics = Metrics(
+        lambda: sessions.live,
+        lambda: sessions.waiting,
+        lambda: listener.connections,
+        lambda: state.name != "unavailable",
+    )
     listener = _listener(chosen.limits, metrics, certificate)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
@@ -99,27 +128,42 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         budget = MemoryBudget(chosen.limits.buffer_bytes)
         placer = Placer(registry, chosen.keys.gateway.read, budget)
         stack.push_async_callback(placer.close)
-        watches = [
-            informers.reflector(api, kind, namespace, sink, _backoff())
-            for namespace in chosen.namespaces or (None,)
-            for kind, sink in (
-                (informers.PODS, informers.PodSink(registry)),
-                (informers.SERVICES, informers.ServiceSink(registry)),
-            )
-        ]
-        streams = StateStreams(
-            registry, http, chosen.keys.gateway.read, _backoff, metrics.count_state_fault
+        watches = _watches(api, chosen, registry, tenants)
+        key_sets = KeySets(tenants)
+        stack.push_async_callback(key_sets.close)
+        audit_log = audit.AuditLog()
+        stack.push_async_callback(state.close)
+        loop = asyncio.get_running_loop()
+        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        sessions.shared_state = lambda: state.name
+        streams = PodStreams(
+            STATES,
+            update_states(registry),
+            registry,
+            http,
+            chosen.keys.gateway.read,
+            _backoff,
+            metrics.count_state_fault,
         )
         gateway = Gateway(
-            Authenticator(chosen.keys.api.read),
+            Authenticator(
+                chosen.keys.api.read,
+                tenants,
+                TokenVerifier(tenants, key_sets),
+                chosen.keys.gateway.read,
+            ),
+            tenants,
             placer,
             sessions,
             metrics,
             lambda: all(watch.synced.is_set() for watch in watches),
             chosen.limits,
             budget,
+            audit_log,
+            leases,
         )
-        admin = Admin(chosen, registry, sessions, metrics, lambda: gateway.is_ready)
+        admin = Admin(chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready)
+        revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
         await stack.enter_async_context(
             Listener(ADMIN_LIMITS).listening(admin.application(), chosen.admin)
@@ -128,12 +172,56 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             background = [
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
+                group.create_task(key_sets.run(), name="key-sets"),
+                group.create_task(revocations.run(), name="revocations"),
+                group.create_task(leases.run(), name="leases"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
+            await leases.report()  # what the last sessions held is free at once
             for task in background:
                 task.cancel()
+
+
+def _watches(
+    api: client.ApiClient,
+    chosen: settings.Settings,
+    registry: PodRegistry,
+    tenants: TenantRegistry,
+) -> list[Reflector]:
+    """Return the watches of all kinds that the gateway follows."""
+    watches = [
+        informers.reflector(api, kind, namespace, sink, _backoff())
+        for namespace in chosen.namespaces or (None,)
+        for kind, sink in (
+            (informers.PODS, informers.PodSink(registry)),
+            (informers.SERVICES, informers.ServiceSink(registry, tenants)),
+        )
+    ]
+    if not chosen.tenants.enabled:
+        return watches
+    optional: list[tuple[str, str | None, informers.EventSink]] = [
+        (informers.TENANTS, None, tenant_sinks.TenantSink(tenants)),
+        (informers.NAMESPACES, None, tenant_sinks.NamespaceSink(tenants)),
+    ]
+    if chosen.tenants.keys_namespace:
+        keys = tenant_sinks.KeySink(tenants)
+        optional.append((informers.SECRETS, chosen.tenants.keys_namespace, keys))
+    return watches + [
+        informers.reflector(api, kind, namespace, sink, _backoff(), optional=True)
+        for kind, namespace, sink in optional
+    ]
+
+
+def _shared_state(chosen: settings.SharedStateAddress) -> SharedState:
+    """Return the state that this gateway shares with others, or one of its own."""
+    if not chosen.url:
+        _log.info("shared state none, limits of tenants count for each gateway alone")
+        return MemoryState(time.time)
+    address = Address(chosen.url, chosen.read_password, chosen.ca)
+    _log.info("shared state address=%s", address)
+    return RedisState(Connection(address, _backoff()))
 
 
 def _listener(

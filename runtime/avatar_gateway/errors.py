@@ -5,7 +5,10 @@ AvatarGatewayError
 ├── Rejection        the gateway rejects a caller before the session starts
 ├── PodRejection     a pod rejects the upgrade; the caller receives its answer unchanged
 ├── PodError         a runtime pod did not accept the session; the gateway tries the next pod
-└── StateError       a line of a pod's state stream is invalid
+├── StateError       a line of a pod's state stream is invalid
+├── SharedStateUnavailable  the state that gateways share does not answer in time
+├── KubernetesError  the API server refused a command of an administrator
+└── CommandError     a command of an administrator cannot be done
 """
 
 from __future__ import annotations
@@ -103,3 +106,32 @@ class StateError(AvatarGatewayError):
 
     def __str__(self) -> str:
         return f"{self.key} is {str(self.value)[:_MAX_VALUE_CHARACTERS]!r}, must be {self.expected}"
+
+
+class SharedStateUnavailable(AvatarGatewayError):
+    """The state that gateways share did not answer, or is known to be away."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the shared state is unavailable: {self.problem}"
+
+
+class KubernetesError(AvatarGatewayError):
+    """The API server refused a command of an administrator; `status` is 0 without an answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        if not self.status:
+            return f"the API server did not answer: {self.message}"
+        return f"the API server answered {self.status}: {self.message}"
+
+
+class CommandError(AvatarGatewayError):
+    """A command of an administrator cannot be done; the message names what is wrong."""

@@ -15,10 +15,16 @@ from prometheus_client import (
 )
 
 from avatar_gateway.core import rejections
+from avatar_gateway.core.usage import FIGURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from avatar_gateway.core.usage import Account
+
+MAX_USAGE_PAIRS: Final = 200
+"""Pairs of tenant and service with series of their own; the others count as `other`."""
+_OTHER: Final = ("other", "other")
 ENDED_CONNECTIONS: Final = ("address_limit", "deadline", "descriptors", "displaced", "limit")
 
 
@@ -30,6 +36,7 @@ class Metrics:
         sessions: Callable[[], int],
         waiting: Callable[[], int],
         connections: Callable[[], int] = lambda: 0,
+        has_shared_state: Callable[[], bool] = lambda: True,
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -63,6 +70,14 @@ class Metrics:
             registry=self._registry,
         )
 
+        shared_state = Gauge(
+            "avatar_gateway_shared_state_up",
+            "Whether the shared state answers: 1, or 0 while this gateway stays within its share "
+            "of the limits of tenants. Always 1 without a shared state.",
+            registry=self._registry,
+        )
+        shared_state.set_function(lambda: float(has_shared_state()))
+
         opened = Gauge(
             "avatar_gateway_connections",
             "Open connections of the sessions port.",
@@ -80,6 +95,8 @@ class Metrics:
         )
         for reason in ENDED_CONNECTIONS:
             self._ended_connections.labels(reason)
+
+        self.usage = UsageMetrics(self._registry)
 
     def count_ended_connection(self, reason: str) -> None:
         """Count a connection that was refused or closed, by reason."""
@@ -100,3 +117,56 @@ class Metrics:
     def render(self) -> bytes:
         """Return all series in the Prometheus text format."""
         return generate_latest(self._registry)
+
+
+class UsageMetrics:
+    """The series of what tenants use, for a bounded number of tenants and services."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        names = ["tenant", "service"]
+        more = f"Of {MAX_USAGE_PAIRS} pairs of tenant and service; the rest has the label `other`."
+        self._pairs: set[tuple[str, str]] = set()
+        self._sessions = Counter(
+            "avatar_gateway_usage_sessions_total",
+            f"Sessions that began. {more}",
+            names,
+            registry=registry,
+        )
+        self._seconds = Counter(
+            "avatar_gateway_usage_session_seconds_total",
+            f"Time of sessions. {more}",
+            names,
+            registry=registry,
+        )
+        self._gpu_seconds = Counter(
+            "avatar_gateway_usage_gpu_seconds_total",
+            f"Time of sessions divided by the capacity of their pods. {more}",
+            [*names, "gpu_class"],
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "avatar_gateway_usage_bytes_total",
+            f"Data frames of sessions, `in` to the pod and `out` to the caller. {more}",
+            [*names, "direction"],
+            registry=registry,
+        )
+        self._rejections = Counter(
+            "avatar_gateway_usage_rejections_total",
+            f"Callers that were refused after they were authenticated. {more}",
+            names,
+            registry=registry,
+        )
+
+    def add(self, account: Account, growth: Sequence[int]) -> None:
+        """Count what is new in the figures of an account."""
+        new = dict(zip(FIGURES, growth, strict=True))
+        pair = (account.tenant, account.service)
+        if pair not in self._pairs and len(self._pairs) >= MAX_USAGE_PAIRS:
+            pair = _OTHER
+        self._pairs.add(pair)
+        self._sessions.labels(*pair).inc(new["sessions"])
+        self._seconds.labels(*pair).inc(new["session_ms"] / 1000)
+        self._gpu_seconds.labels(*pair, account.gpu_class).inc(new["gpu_ms"] / 1000)
+        self._bytes.labels(*pair, "in").inc(new["bytes_in"])
+        self._bytes.labels(*pair, "out").inc(new["bytes_out"])
+        self._rejections.labels(*pair).inc(new["rejections"])

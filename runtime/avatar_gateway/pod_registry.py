@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SETTLE_S: Final = 0.25
 """A state that arrives this long after a pod accepted a session counts that session."""
 
+_NO_PODS: Final = routing.ServicePods()
+
 
 @dataclass(slots=True, eq=False)
 class Placement:
@@ -35,6 +37,7 @@ class PodRegistry:
         self._pods: dict[str, Pod] = {}
         self._states: dict[str, State] = {}
         self._placements: dict[str, set[Placement]] = {}
+        self._by_service: dict[str, routing.ServicePods] = {}
 
     @property
     def pods(self) -> Mapping[str, Pod]:
@@ -74,18 +77,24 @@ class PodRegistry:
             return
         if known is not None and (known.uid, known.ip) != (pod.uid, pod.ip):
             self._forget(pod.key)
+        if known is not None and known.service != pod.service:
+            self._unrank(known)
         self._pods[pod.key] = pod
+        self._rank(pod)
         self.pods_changed.set()
 
     def remove_pod(self, key: str) -> None:
         """Remove a pod with its state and its placements."""
-        if self._pods.pop(key, None) is not None:
+        pod = self._pods.pop(key, None)
+        if pod is not None:
             self._forget(key)
+            self._unrank(pod)
             self.pods_changed.set()
 
     def update_state(self, pod: Pod, state: State) -> None:
         """Store a pod's state, and drop the placements that this state counts."""
-        if self._pods.get(pod.key, pod).uid != pod.uid:
+        known = self._pods.get(pod.key)
+        if known is None or known.uid != pod.uid:
             return
         self._states[pod.key] = state
         placements = self._placements.get(pod.key, set())
@@ -94,34 +103,63 @@ class PodRegistry:
             for each in placements
             if each.accepted_at is not None and state.at - each.accepted_at > SETTLE_S
         }
+        self._rank(known)
 
     def candidates(self, service: str) -> Sequence[routing.Candidate]:
         """Return the pods of a service in the form that `routing.order` reads."""
-        return [
-            routing.Candidate(
-                key,
-                usable=bool(pod.ip) and not pod.terminating,
-                state=self._states.get(key),
-                placed=len(self._placements.get(key, ())),
-                reserve=pod.reserve,
-            )
-            for key, pod in self._pods.items()
-            if pod.service == service
-        ]
+        return self.pods_of(service).candidates
+
+    def pods_of(self, service: str) -> routing.ServicePods:
+        """Return the ranked pods of a service, to be read only."""
+        return self._by_service.get(service, _NO_PODS)
 
     def add_placement(self, pod: str) -> Placement:
-        """Count a session that this gateway sends to a pod."""
+        """Count a session that this gateway sends to a pod: it holds a slot from now on."""
         placement = Placement(pod)
         self._placements.setdefault(pod, set()).add(placement)
+        self._rank(self._pods.get(pod))
         return placement
 
     def release(self, placement: Placement) -> None:
         """Drop a placement: the pod did not accept the session, or the session ended."""
-        self._placements.get(placement.pod, set()).discard(placement)
+        placements = self._placements.get(placement.pod, set())
+        if placement in placements:
+            placements.discard(placement)
+            self._rank(self._pods.get(placement.pod))
+
+    def _rank(self, pod: Pod | None) -> None:
+        """Rank a known pod again after a change of it, of its state or of its placements."""
+        if pod is None:
+            return
+        state, placements = self._states.get(pod.key), self._placements.get(pod.key, ())
+        self._by_service.setdefault(pod.service, routing.ServicePods()).set(
+            routing.Candidate(
+                pod.key,
+                usable=bool(pod.ip) and not pod.terminating,
+                state=state,
+                placed=len(placements),
+                reserve=pod.reserve,
+                reserved=sum(_is_after(each, state) for each in placements),
+                gpu_class=pod.gpu_class,
+            )
+        )
+
+    def _unrank(self, pod: Pod) -> None:
+        pods = self._by_service.get(pod.service)
+        if pods is not None:
+            pods.remove(pod.key)
+            if not pods:
+                del self._by_service[pod.service]
 
     def _forget(self, key: str) -> None:
         self._states.pop(key, None)
         self._placements.pop(key, None)
+
+
+def _is_after(placement: Placement, state: State | None) -> bool:
+    """Return whether a pod sent its state before it can have counted the placement."""
+    accepted_at = placement.accepted_at
+    return state is None or accepted_at is None or accepted_at > state.at
 
 
 def _is_in(key: str, namespace: str | None) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-from avatar_contracts import tls, tokens
+from avatar_contracts import secret_files, tls, tokens
 from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment
 from avatar_contracts.labels import (
@@ -37,13 +39,19 @@ _KNOWN: Final = frozenset(
         "BUFFER_BYTES",
         "HELD_BYTES",
         "KEY",
+        "KEYS_NAMESPACE",
         "KEY_FOLDER",
         "MAX_BYTES_PER_S",
         "MAX_CONNECTIONS",
         "MAX_CONNECTIONS_PER_ADDRESS",
         "MAX_FRAMES_PER_S",
+        "SHARED_STATE_CA",
+        "SHARED_STATE_PASSWORD",
+        "SHARED_STATE_PASSWORD_FILE",
+        "SHARED_STATE_URL",
         "TLS_CERTIFICATE",
         "TLS_KEY",
+        "TENANTS",
         "TRUSTED_PROXIES",
     }
 )
@@ -70,6 +78,17 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenants:
+    """Whether AvatarTenants are followed, and where their keys are."""
+
+    enabled: bool = True
+    """Without it, only keys of the platform are accepted."""
+    keys_namespace: str = ""
+    """The namespace of the Secrets with API keys of tenants; empty for none. The gateway can read
+    all Secrets of this namespace, so nothing else should be in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What connections may use, so that none of them disturbs the others.
 
@@ -92,6 +111,25 @@ class Limits:
     """Those of one IPv4 address or IPv6 /64 network; 0 stands for half of all."""
     trusted_proxies: tuple[IPNetwork, ...] = ()
     """Proxies without a limit of their own, whose `X-Forwarded-For` names the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStateAddress:
+    """The Redis or Valkey server of the state that several gateways share. `repr` hides secrets."""
+
+    url: str = field(default="", repr=False)
+    """redis://, rediss:// (TLS) or unix://; empty for a state in the memory of this gateway."""
+    password: str = field(default="", repr=False)
+    password_file: str = ""
+    """A file with the password, read for each new connection."""
+    ca: str = ""
+    """PEM file with the certificate authorities of the server; empty for those of the system."""
+
+    def read_password(self) -> str:
+        """Return the password as it is now, empty if the URL has it or there is none."""
+        if self.password_file:
+            return secret_files.read(Path(self.password_file))
+        return self.password
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +159,10 @@ class Settings:
     """Whether `/metrics` is public."""
     log_format: LogFormat
     limits: Limits
+    tenants: Tenants = Tenants()
     certificate: tls.CertificateFiles | None = None
     """The certificate of the sessions port; None serves without encryption."""
+    shared_state: SharedStateAddress = SharedStateAddress()
 
 
 def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -> Settings:
@@ -154,7 +194,12 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         metrics_open=read.boolean(ENV_METRICS_OPEN),
         log_format=LogFormat(read.choice(ENV_LOG_FORMAT, "text", ("json", "text"))),
         limits=_limits(read),
+        tenants=Tenants(
+            enabled=read.boolean(f"{_PREFIX}TENANTS", default=True),
+            keys_namespace=read.text(f"{_PREFIX}KEYS_NAMESPACE", ""),
+        ),
         certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
+        shared_state=_shared_state(read),
     )
     read.check(errors.SettingsError)
     return settings
@@ -178,6 +223,31 @@ def _limits(read: Environment) -> Limits:
             "addresses or networks with commas, for example 10.0.0.0/8",
         ),
     )
+
+
+def _shared_state(read: Environment) -> SharedStateAddress:
+    name = f"{_PREFIX}SHARED_STATE_URL"
+    url = read.secret(name).strip()
+    if url and not _is_shared_state_url(url):
+        # The value may contain a password.
+        read.note(name, "***", "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+    return SharedStateAddress(
+        url=url,
+        password=read.secret(f"{_PREFIX}SHARED_STATE_PASSWORD"),
+        password_file=read.text(f"{_PREFIX}SHARED_STATE_PASSWORD_FILE", ""),
+        ca=read.text(f"{_PREFIX}SHARED_STATE_CA", ""),
+    )
+
+
+def _is_shared_state_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    return parts.scheme in ("redis", "rediss") and bool(parts.hostname) and port != 0
 
 
 def _api_keys(read: Environment) -> APIKeys:

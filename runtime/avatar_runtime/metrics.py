@@ -14,7 +14,7 @@ from avatar_runtime.upstream.metrics import UpstreamMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-ResumeResult = Literal["resumed", "refused", "gap", "expired", "limited", "displaced"]
+ResumeResult = Literal["resumed", "recovered", "refused", "gap", "expired", "limited", "displaced"]
 MoveResult = Literal["exported", "imported", "refused"]
 DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
 FrameKind = Literal["drawn", "silent", "idle"]
@@ -159,6 +159,7 @@ class Metrics:
         self._resumes = Counter(
             "avatar_runtime_session_resumes",
             "Sessions whose client lost its connection, by result: resumed on another connection, "
+            "recovered of them from the snapshot of a pod that is lost, "
             "refused for a wrong token, gap if messages were not kept, expired without a client, "
             "limited if a session was resumed too often, displaced if a connection made room for "
             "newer ones.",
@@ -171,6 +172,17 @@ class Metrics:
             "Requests to move a session, by result: exported to another pod, imported from one, "
             "refused because the session cannot move as it is.",
             ["result"],
+            registry=self._registry,
+        )
+
+        self._snapshots = Counter(
+            "avatar_runtime_session_snapshots",
+            "Snapshots of sessions that were sent to gateways.",
+            registry=self._registry,
+        )
+        self._snapshot_bytes = Counter(
+            "avatar_runtime_session_snapshot_bytes",
+            "Size of the snapshots of sessions that were sent to gateways.",
             registry=self._registry,
         )
 
@@ -211,6 +223,11 @@ class Metrics:
     def count_move(self, result: MoveResult) -> None:
         """Count a session that has left this pod, has come to it, or could not leave it."""
         self._moves.labels(result).inc()
+
+    def count_snapshot(self, size: int) -> None:
+        """Count a snapshot of `size` bytes."""
+        self._snapshots.inc()
+        self._snapshot_bytes.inc(size)
 
     def observe_lag(self, seconds: float) -> None:
         """Record the delay of a timer of the event loop."""

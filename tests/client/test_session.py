@@ -41,7 +41,7 @@ async def test_speaking_returns_the_whole_response(avatar: Any) -> None:
         assert live.trace.violations == []
     assert (len(first.frames), bytes(second.pcm)) == (8, SOUND.pcm)
     assert avatar.requests[0].headers["Authorization"] == "Bearer k1"
-    assert avatar.requests[0].path == "/v1/realtime?model=acme/concierge&avatar=anna"
+    assert avatar.requests[0].path == "/v1/realtime?model=acme/concierge&avatar=anna&resumes=1"
     assert sum(event["type"] == "input_audio_buffer.append" for event in avatar.received) == 16
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import WSMsgType, web
+from tests import redis_server as redis_servers
 
 from avatar_contracts.tokens import gateway_key
 from avatar_gateway import settings
@@ -26,10 +28,15 @@ from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
+from avatar_gateway.serving.audit import AuditLog
 from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
+from avatar_gateway.serving.token_verifier import TokenVerifier
+from avatar_gateway.streams.key_sets import KeySets
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     import ssl
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from avatar_gateway.core.connections import IPNetwork
+    from avatar_gateway.shared.leases import Leases
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -69,6 +77,8 @@ class FakePod:
     """If set, the state stream answers with a redirect to this address."""
     may_answer: asyncio.Event | None = None
     """If set, the pod answers a session request only after this event."""
+    session_header: Callable[[web.Request], str] | None = None
+    """Returns the session that the pod names for a request; None for a pod that names none."""
     autoping: bool = True
     """Whether the pod's library handles pings and pongs itself."""
     port: int = 0
@@ -131,6 +141,8 @@ class FakePod:
             protocols=("realtime",), max_msg_size=2**25, autoping=self.autoping
         )
         self.sockets.add(socket)
+        if self.session_header is not None:
+            socket.headers["Avatar-Session"] = self.session_header(request)
         try:
             await socket.prepare(request)
             await self._converse(socket)
@@ -217,6 +229,8 @@ class FakeAPI:
     events: dict[str, asyncio.Queue[dict[str, Any] | None]] = field(
         default_factory=lambda: {"pods": asyncio.Queue(), "avatarservices": asyncio.Queue()}
     )
+    absent: int = 404
+    """The status for a kind without items."""
     fail_lists: int = 0
     raw_lists: list[str] = field(default_factory=list)
     """Bodies that the next lists return with status 200 instead of the items."""
@@ -225,6 +239,8 @@ class FakeAPI:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a list or a watch; the event None ends the watch."""
         kind = request.path.rsplit("/", 1)[1]
+        if kind not in self.items:
+            return web.json_response({"message": "there is no such kind"}, status=self.absent)
         self.queries.append((request.path, dict(request.query)))
         if "watch" in request.query:
             response = web.StreamResponse()
@@ -293,6 +309,8 @@ class Setup:
     stack: AsyncExitStack
     keys: list[str]
     """The gateway keys; a test may change them."""
+    tenants: TenantRegistry
+    key_sets: KeySets
     synced: bool = True
     port: int = 0
     admin_port: int = 0
@@ -371,6 +389,7 @@ async def serving_gateway(
     tls_context: ssl.SSLContext | None = None,
     limits: Limits = LIMITS,
     trusted_proxies: Sequence[IPNetwork] = (),
+    leases: Leases | None = None,
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -385,17 +404,28 @@ async def serving_gateway(
     budget = MemoryBudget(chosen.limits.buffer_bytes)
     placer = Placer(registry, lambda: keys, budget)
     async with AsyncExitStack() as stack:
-        setup = Setup(registry, sessions, metrics, stack, keys)
+        tenants = TenantRegistry("keys")
+        key_sets, audit_log = KeySets(tenants), AuditLog()
+        setup = Setup(registry, sessions, metrics, stack, keys, tenants, key_sets)
+        stack.push_async_callback(key_sets.close)
         app = Gateway(
-            Authenticator(lambda: (KEY,)),
+            Authenticator(
+                lambda: (KEY,),
+                setup.tenants,
+                TokenVerifier(setup.tenants, setup.key_sets),
+                lambda: keys,
+            ),
+            setup.tenants,
             placer,
             sessions,
             metrics,
             lambda: setup.synced,
             chosen.limits,
             budget,
+            audit_log,
+            leases,
         )
-        admin = Admin(chosen, registry, sessions, metrics, lambda: app.is_ready)
+        admin = Admin(chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready)
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(
             Listener(limits, trusted_proxies, tls_context=tls_context).listening(
@@ -405,7 +435,20 @@ async def serving_gateway(
         setup.admin_port = await stack.enter_async_context(
             Listener(ADMIN_LIMITS).listening(admin.application(), ANY_PORT)
         )
-        yield setup
+        revocations = RevocationWatch(sessions, tenants, audit_log)
+        watching = asyncio.create_task(revocations.run())
+        try:
+            yield setup
+        finally:
+            watching.cancel()
+
+
+@pytest.fixture
+async def redis_server() -> AsyncIterator[redis_servers.RedisServer]:
+    """Return a redis-server of its own; the path of a Unix socket must be short."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with redis_servers.running(Path(folder)) as server:
+            yield server
 
 
 @pytest.fixture

@@ -3,8 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from avatar_gateway.core.model import Pod, State
-from avatar_gateway.pod_registry import SETTLE_S, PodRegistry
+from avatar_gateway.core.routing import Shortage
+from avatar_gateway.pod_registry import SETTLE_S, Placement, PodRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,3 +102,69 @@ def test_only_a_change_of_pods_wakes_the_state_streams() -> None:
         registry.pods_changed.clear()
         act()
         assert registry.pods_changed.is_set() is wakes
+
+
+def test_a_slot_is_reserved_until_a_state_can_count_the_session() -> None:
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    pods = registry.pods_of("acme/concierge")
+    registry.update_state(POD, State(1, 0, 1, False, True, 1, 100.0))
+    placement = registry.add_placement("acme/p1")
+    assert pods.order(100.0) is Shortage.NO_CAPACITY
+    registry.release(placement)
+    assert pods.order(100.0) == ["acme/p1"]
+    placement = registry.add_placement("acme/p1")
+    placement.accepted_at = 100.1
+    registry.update_state(POD, State(1, 0, 1, False, True, 2, 100.05))
+    assert pods.order(100.1) is Shortage.NO_CAPACITY
+    # From now on, the state may count it: one of the two is free.
+    registry.update_state(POD, State(2, 1, 1, False, True, 3, 100.2))
+    assert pods.order(100.2) == ["acme/p1"]
+
+
+def test_a_state_of_an_unknown_pod_is_not_stored() -> None:
+    registry = PodRegistry()
+    registry.update_state(POD, _state())
+    registry.set_pod(POD)
+    assert registry.candidates("acme/concierge")[0].state is None
+
+
+def test_a_pod_that_another_service_takes_over_is_ranked_there() -> None:
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    registry.update_state(POD, _state(100.0))
+    registry.set_pod(replace(POD, service="acme/other"))
+    assert registry.candidates("acme/concierge") == []
+    assert registry.pods_of("acme/other").order(100.0) == ["acme/p1"]
+    registry.remove_pod("acme/p1")
+    assert registry.pods_of("acme/other").order(100.0) is Shortage.NOT_READY
+
+
+@given(st.lists(st.tuples(st.sampled_from(["place", "accept", "end", "state"]), st.integers(0, 7))))
+def test_no_pod_is_sent_more_sessions_than_it_has_slots(steps: list[tuple[str, int]]) -> None:
+    """Each pod counts what it accepted at once, and its states arrive whenever they do."""
+    registry, now = PodRegistry(), 100.0
+    pods = [replace(POD, name=f"p{number}", uid=f"u{number}") for number in range(3)]
+    live: dict[str, list[Placement]] = {pod.key: [] for pod in pods}
+    connecting: list[Placement] = []
+    for pod in pods:
+        registry.set_pod(pod)
+    for what, which in [*(("state", number) for number in range(3)), *steps]:
+        now += SETTLE_S + 0.01
+        pod = pods[which % 3]
+        if what == "state":
+            taken = len(live[pod.key])
+            registry.update_state(pod, State(2, taken, 2 - taken, False, True, 1, now))
+        elif what == "accept" and connecting:
+            placement = connecting.pop(0)
+            placement.accepted_at = now
+            live[placement.pod].append(placement)
+        elif what == "end" and live[pod.key]:
+            registry.release(live[pod.key].pop())
+        elif what == "place":
+            found = registry.pods_of("acme/concierge").order(now)
+            if not isinstance(found, Shortage):
+                connecting.append(registry.add_placement(found[0]))
+        for each in pods:
+            sent = sum(placement.pod == each.key for placement in connecting)
+            assert len(live[each.key]) + sent <= 2

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 import pytest
 
 from avatar_contracts.labels import LogFormat
 from avatar_contracts.tokens import gateway_token
 from avatar_gateway import errors, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LEAST = {"AVATAR_API_KEY": "k" * 16, "AVATAR_GATEWAY_KEY": "m" * 16}
 
@@ -99,6 +103,9 @@ def test_the_service_variables_of_kubernetes_are_ignored() -> None:
         ("AVATAR_GATEWAY_TRUSTED_PROXIES", "10.0.0.1/8"),
         ("AVATAR_GATEWAY_DRAIN_DELAY_S", "601"),
         ("AVATAR_GATEWAY_BUFFER_BYTES", "0"),
+        ("AVATAR_GATEWAY_SHARED_STATE_URL", "http://cache:6379"),
+        ("AVATAR_GATEWAY_SHARED_STATE_URL", "redis://:short@cache:99999"),
+        ("AVATAR_GATEWAY_SHARED_STATE_URL", "redis://"),
         ("AVATAR_METRICS_OPEN", "yes"),
         ("AVATAR_LOG_FORMAT", "xml"),
         ("AVATAR_GATEWAY_LISTENS", "h:1"),
@@ -113,6 +120,24 @@ def test_a_wrong_variable_is_named(name: str, value: str) -> None:
 def test_secrets_are_hidden() -> None:
     shown = repr(_read(AVATAR_ADMIN_TOKEN="t-t-t"))
     assert not any(secret in shown for secret in ("k" * 16, "m" * 16, "t-t-t"))
+
+
+@pytest.mark.parametrize("url", ["redis://cache", "rediss://me:pw@[::1]:6380/2", "unix:///run/x"])
+def test_the_server_of_the_shared_state_is_read_and_hidden(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    found = _read(
+        AVATAR_GATEWAY_SHARED_STATE_URL=url,
+        AVATAR_GATEWAY_SHARED_STATE_PASSWORD_FILE=str(file),
+    )
+    assert found.shared_state.url == url
+    assert found.shared_state.read_password() == "first"
+    file.write_text("second")
+    assert found.shared_state.read_password() == "second"
+    assert url not in repr(found)
+    hidden = _read(AVATAR_GATEWAY_SHARED_STATE_PASSWORD="p-p-p").shared_state
+    assert "p-p-p" not in repr(hidden)
+    assert hidden.read_password() == "p-p-p"
 
 
 def test_all_wrong_variables_are_named_at_once() -> None:

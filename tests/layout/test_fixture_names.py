@@ -16,6 +16,7 @@ OWNERS = {
     "prometheus": {"e2e/conftest.py"},
     "helm": {"charts/conftest.py"},
     "promtool": {"charts/test_alerts.py"},
+    "redis_server": {"gateway/conftest.py"},
 }
 """The fixtures of `TOOL_FIXTURES` in tests/conftest.py, and the files that define them."""
 

@@ -1,4 +1,4 @@
-"""Make the pictures of the README: `python -m tests.page.pictures`.
+"""Make the pictures of the README: `PYTHONPATH=tests/cluster python -m tests.page.pictures`.
 
 A runtime on the CPU computes what they show, with the model of `examples/models/demo`. Chromium
 takes the picture of the page. The command needs espeak-ng and chromium.

@@ -37,6 +37,8 @@ class Pod:
     """Whether the operator keeps it in the reserve for when the other pods are full."""
     made_for: str = ""
     """The AvatarService that it was taken over from, `NAMESPACE/NAME`; empty if it was not."""
+    gpu_class: str = ""
+    """The GPU class that it was created for; empty if its label is missing."""
 
     @property
     def original_service(self) -> str:
@@ -94,6 +96,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         ),
         reserve=own.get(labels.LABEL_RESERVE) == labels.RESERVED,
         made_for=f"{metadata['namespace']}/{made_for}" if made_for else "",
+        gpu_class=own.get(labels.LABEL_GPU_CLASS, ""),
     )
 
 

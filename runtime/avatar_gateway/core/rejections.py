@@ -34,6 +34,7 @@ _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
     "invalid_query": RejectionMapping(400, 1008),
     "key_in_url": RejectionMapping(400, 1008),
     "unauthenticated": RejectionMapping(401, 4401, (("WWW-Authenticate", "Bearer"),)),
+    "origin_not_allowed": RejectionMapping(403, 4403),
     "model_not_found": RejectionMapping(404, 4404),
     "message_too_large": RejectionMapping(413, 1009),
     "request_timeout": RejectionMapping(408, 1008),
@@ -41,6 +42,7 @@ _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
     "upgrade_required": RejectionMapping(
         426, None, (("Upgrade", "websocket"), ("Connection", "Upgrade"))
     ),
+    "quota_exceeded": RejectionMapping(429, 4429, _RETRY),
     "no_capacity": RejectionMapping(503, 1013, _RETRY),
     refusals.RESUME_REFUSED: RejectionMapping(404, refusals.RESUME_REFUSED_CLOSE),
     "draining": RejectionMapping(503, 1013, _RETRY),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from avatar_contracts.tokens import URL_KEYS
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
+from avatar_gateway.core.tenants import PLATFORM, Principal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,10 +18,13 @@ REALTIME_PATH: Final = "/v1/realtime"
 PATHS: Final = (REALTIME_PATH, "/voice-live/realtime")
 """Where a caller opens a session. The pod translates the second one, which is Azure's."""
 MAX_WAIT_MS: Final = 600_000
+MAX_USES: Final = 1000
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.\[\]:-]{1,253}")
+"""As browsers send it (RFC 6454, section 6.2): lowercase, without a path."""
 _NAME: Final = re.compile(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 )
-_GATEWAY_PARAMETERS: Final = frozenset({"refuse", "wait_ms"})
+_GATEWAY_PARAMETERS: Final = frozenset({"refuse", "resumes", "wait_ms"})
 """Parameters that only the gateway uses; the pod does not receive them."""
 _SECRET_TTL_S: Final = credentials.MAX_TTL_S
 
@@ -41,6 +45,12 @@ class SessionRequest:
     """The session that the caller continues; `None` for a new one."""
     caller: str | None = None
     """The address of the caller; `None` if it is not known."""
+    principal: Principal = PLATFORM
+    """Who makes the request."""
+    avatar: str = ""
+    """The avatar that the session starts with; empty for the first one of the service."""
+    can_resume: bool = False
+    """Whether the caller continues its session on another connection when this one ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,10 @@ class SecretRequest:
 
     ttl_s: int
     model: str
+    max_uses: int
+    """How many sessions the secret opens; 0 for no limit."""
+    origin: str
+    """The origin of the only page that may use it; empty for no limit."""
     session: Mapping[str, Any]
     """The `session` object of the request, which the response returns unchanged."""
 
@@ -74,8 +88,7 @@ def check_no_key(query: Sequence[tuple[str, str]], api_keys: Sequence[str]) -> N
 
 
 def _contains_key(text: str, api_keys: Sequence[str]) -> bool:
-    looks_like_key = text.startswith((credentials.SECRET_PREFIX, "sk-"))
-    return looks_like_key or any(key in text for key in api_keys)
+    return credentials.looks_like_credential(text) or any(key in text for key in api_keys)
 
 
 def parse(
@@ -94,6 +107,9 @@ def parse(
     refuse = values.get("refuse", "status")
     if refuse not in ("close", "status"):
         raise _invalid("refuse", refuse, ["close", "status"])
+    resumes = values.get("resumes", "0")
+    if resumes not in ("0", "1"):
+        raise _invalid("resumes", resumes, ["0", "1"])
     return SessionRequest(
         model=_model(values.get("model", "")),
         wait_ms=_wait_ms(values.get("wait_ms", "0")),
@@ -101,7 +117,14 @@ def parse(
         path=path,
         resume=values.get("resume"),
         caller=caller,
+        avatar=values.get("avatar", ""),
+        can_resume=resumes == "1" or "resume" in values,
     )
+
+
+def is_model(text: str) -> bool:
+    """Return whether a text has the form of the name of an AvatarService, `NAMESPACE/NAME`."""
+    return _NAME.fullmatch(text) is not None
 
 
 def parse_secret(body: Any) -> SecretRequest:
@@ -129,7 +152,26 @@ def parse_secret(body: Any) -> SecretRequest:
         )
     if not isinstance(model, str) or not _NAME.fullmatch(model):
         raise _invalid("session.model", model, "NAMESPACE/NAME")
-    return SecretRequest(ttl_s, model, session)
+    own = _object(body.get("avatar", {}), "avatar")
+    return SecretRequest(ttl_s, model, _max_uses(own), _origin(own), session)
+
+
+def _max_uses(own: Mapping[str, Any]) -> int:
+    uses = own.get("max_uses")
+    if uses is None:
+        return 0
+    if not isinstance(uses, int) or isinstance(uses, bool) or not 1 <= uses <= MAX_USES:
+        raise _invalid("avatar.max_uses", uses, [1, MAX_USES])
+    return uses
+
+
+def _origin(own: Mapping[str, Any]) -> str:
+    origin = own.get("origin")
+    if origin is None:
+        return ""
+    if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+        raise _invalid("avatar.origin", origin, "an origin, for example https://acme.example")
+    return origin
 
 
 def _model(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The first-in, first-out queue of callers that wait for a slot of one service."""
+"""Who may wait for a slot, and what the waiting callers of one service are told."""
 
 from __future__ import annotations
 
@@ -8,47 +8,42 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_LENGTH: Final = 1000
-"""Maximum number of callers in one queue. A caller behind them would not get a slot in time."""
+    from avatar_gateway import errors
+
 GRANT_HISTORY: Final = 20
 """Number of recent grants from which the waiting time is estimated."""
 RETRYABLE_CODES: Final = frozenset({"no_capacity", "not_ready", "draining"})
 """Rejections after which a later attempt can succeed."""
+OWN_LIMITS: Final = frozenset({"sessions", "sessionsPerService"})
+"""Limits of a tenant that permit another session as soon as one of its own ends."""
 NEAR: Final = 3
 """A caller at this position or before it gets every change at once."""
 UPDATE_S: Final = 5.0
 """The other callers get a change of their position at most this often."""
+ROUND_S: Final = 0.1
+"""The positions of all callers are computed at most this often."""
+CALLERS_PER_S: Final = 5000
+"""And for at most this many callers a second, which takes about 2 % of a core."""
 
 
-@dataclass(frozen=True, slots=True)
-class WaitQueue:
-    """Callers in order of arrival, and the times of the last grants."""
+def is_own_limit(rejection: errors.Rejection) -> bool:
+    """Return whether a caller is refused only until another session of its tenant ends."""
+    return rejection.code == "quota_exceeded" and rejection.param in OWN_LIMITS
 
-    callers: tuple[int, ...] = ()
-    """Caller ids, the longest waiting caller first."""
-    grants: tuple[float, ...] = ()
-    """When callers of this queue got a slot: seconds on a monotonic clock, oldest first."""
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether the queue accepts no more callers."""
-        return len(self.callers) >= MAX_LENGTH
+def is_temporary(rejection: errors.Rejection) -> bool:
+    """Return whether a caller that waits may be accepted later."""
+    return rejection.code in RETRYABLE_CODES or is_own_limit(rejection)
 
-    def with_caller(self, caller_id: int) -> WaitQueue:
-        """Return the queue with a caller added at its end."""
-        return WaitQueue((*self.callers, caller_id), self.grants)
 
-    def without(self, caller_id: int) -> WaitQueue:
-        """Return the queue without a caller that stopped waiting."""
-        return WaitQueue(tuple(c for c in self.callers if c != caller_id), self.grants)
+def with_grant(grants: Sequence[float], now: float) -> tuple[float, ...]:
+    """Return the times of the last grants with one more: seconds on a monotonic clock."""
+    return (*grants, now)[-GRANT_HISTORY:]
 
-    def with_grant(self, caller_id: int, now: float) -> WaitQueue:
-        """Return the queue without a caller that got a slot at `now`."""
-        return WaitQueue(self.without(caller_id).callers, (*self.grants, now)[-GRANT_HISTORY:])
 
-    def position(self, caller_id: int) -> int:
-        """Return the position of a caller; the next caller to be served has position 1."""
-        return self.callers.index(caller_id) + 1
+def round_s(callers: int) -> float:
+    """Return the time between two computations of the positions of all callers, in seconds."""
+    return max(ROUND_S, callers / CALLERS_PER_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Lists and watches services and pods; the only module that calls the Kubernetes API."""
+"""Lists and watches the objects that the gateway follows."""
 
 from __future__ import annotations
 
@@ -22,18 +22,30 @@ from avatar_contracts.list_watch import (
     watch_query,
 )
 from avatar_gateway.core import model
+from avatar_gateway.kube.tenant_sinks import parse_service_access
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from avatar_contracts.backoff import Backoff
     from avatar_gateway.pod_registry import PodRegistry
+    from avatar_gateway.tenant_registry import TenantRegistry
 
 _log = logging.getLogger(__name__)
 
 PODS: Final = "pods"
 SERVICES: Final = labels.SERVICES
-_GROUP_PATHS: Final = {PODS: "/api/v1", SERVICES: f"/apis/{labels.GROUP}/{labels.VERSION}"}
+TENANTS: Final = labels.TENANTS
+NAMESPACES: Final = "namespaces"
+SECRETS: Final = "secrets"
+_OWN_GROUP: Final = f"/apis/{labels.GROUP}/{labels.VERSION}"
+_GROUP_PATHS: Final = {
+    PODS: "/api/v1",
+    SERVICES: _OWN_GROUP,
+    TENANTS: _OWN_GROUP,
+    NAMESPACES: "/api/v1",
+    SECRETS: "/api/v1",
+}
 _PAGE: Final = 500
 _WATCH_S: Final = 60
 """The server ends a watch after this time; the next watch continues from the last version."""
@@ -42,6 +54,9 @@ _INACTIVITY_S: Final = 70
 _RELIST_S: Final = 600
 """How often all objects are listed again, independent of the watch."""
 _GONE: Final = frozenset({404, 410})
+_ABSENT: Final = frozenset({403, 404})
+"""The kind is not installed, or the gateway has no right to list it."""
+_ABSENT_RETRY_S: Final = 30.0
 
 
 class EventSink(Protocol):
@@ -92,33 +107,50 @@ class PodSink:
 
 
 class ServiceSink:
-    """Stores AvatarServices in the pod registry."""
+    """Stores AvatarServices in the pod registry, and who may use them in that of the tenants."""
 
-    def __init__(self, registry: PodRegistry) -> None:
+    def __init__(self, registry: PodRegistry, tenants: TenantRegistry) -> None:
         self._registry = registry
+        self._tenants = tenants
 
     def replace(self, bodies: Sequence[Mapping[str, Any]], namespace: str | None) -> None:
         """Replace all services of one namespace, or of all namespaces (None)."""
-        self._registry.replace_services(map(_key, bodies), namespace)
+        found = {_key(body): parse_service_access(body) for body in bodies}
+        # First who may use them: a service is never known without it.
+        self._tenants.replace_services(found, namespace)
+        self._registry.replace_services(found, namespace)
 
     def upsert(self, body: Mapping[str, Any]) -> None:
-        """Add one service."""
+        """Add or update one service."""
+        self._tenants.set_service(_key(body), parse_service_access(body))
         self._registry.add_service(_key(body))
 
     def remove(self, body: Mapping[str, Any]) -> None:
         """Remove one service."""
         self._registry.remove_service(_key(body))
+        self._tenants.remove_service(_key(body))
 
 
 def reflector(
-    api: client.ApiClient, kind: str, namespace: str | None, sink: EventSink, backoff: Backoff
+    api: client.ApiClient,
+    kind: str,
+    namespace: str | None,
+    sink: EventSink,
+    backoff: Backoff,
+    *,
+    optional: bool = False,
 ) -> Reflector:
     """Return what keeps a sink up to date with the objects of one kind.
 
-    The sink keeps its objects while the API is unavailable.
+    The sink keeps its objects while the API is unavailable. If the kind is `optional`, an API
+    server that does not have it, or does not permit to list it, is asked again every 30 s; until
+    then the kind counts as listed, so that nothing waits for it.
     """
     source = _Source(api, kind, namespace, sink)
-    return Reflector(source.path, source, backoff, _RELIST_S)
+    found = Reflector(source.path, source, backoff, _RELIST_S)
+    if optional:
+        source.on_absent = found.synced.set
+    return found
 
 
 class _Source:
@@ -133,6 +165,8 @@ class _Source:
         self._selector = {"labelSelector": model.POD_SELECTOR} if kind == PODS else {}
         self._namespace = namespace
         self._sink = sink
+        self.on_absent: Callable[[], None] | None = None
+        """Called when an optional kind cannot be listed; None for a kind that is required."""
 
     async def list(self) -> str:
         items: list[Mapping[str, Any]] = []
@@ -182,6 +216,11 @@ class _Source:
             async with response:
                 if response.status != 200:
                     text = (await response.content.read(1000)).decode(errors="replace")
+                    if self.on_absent is not None and response.status in _ABSENT:
+                        if response.status == 404:  # the kind was removed, and all its objects
+                            self._sink.replace([], self._namespace)
+                        self.on_absent()
+                        raise ListWatchError(f"status {response.status}: {text}", _ABSENT_RETRY_S)
                     error = ExpiredError if response.status in _GONE else ListWatchError
                     raise error(f"status {response.status}: {text}")
                 yield response

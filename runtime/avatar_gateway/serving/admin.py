@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from time import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from avatar_gateway.pod_registry import PodRegistry
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Settings
+    from avatar_gateway.tenant_registry import TenantRegistry
 
 
 class Admin:
@@ -30,6 +33,7 @@ class Admin:
         self,
         settings: Settings,
         registry: PodRegistry,
+        tenants: TenantRegistry,
         sessions: Sessions,
         metrics: Metrics,
         is_ready: Callable[[], bool],
@@ -37,6 +41,7 @@ class Admin:
         self._is_ready = is_ready
         self._settings = settings
         self._registry = registry
+        self._tenants = tenants
         self._sessions = sessions
         self._metrics = metrics
 
@@ -82,7 +87,19 @@ class Admin:
 
     def _document(self) -> DemandDocument:
         now = asyncio.get_running_loop().time()
-        return self._sessions.state(self._settings.pod, self._registry.services, now)
+        document = self._sessions.state(self._settings.pod, self._registry.services, now)
+        live = Counter(each.principal.tenant_name for each in self._sessions.live_sessions.values())
+        document["tenants"] = {
+            name: {
+                "sessions": live[name],
+                "waiting": 0,
+                "seconds_this_month": 0,
+                "keys": self._tenants.report(name, time()),
+                "limited_by": "",
+            }
+            for name in sorted(self._tenants.tenants)
+        }
+        return document
 
     def _is_allowed(self, request: web.Request) -> bool:
         presented = credentials.presented(request.headers, ())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,14 +15,17 @@ from aiohttp import web
 from avatar_contracts import refusals
 from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
-from avatar_gateway.core import credentials, rejections, requests
+from avatar_gateway.core import credentials, rejections, requests, wait_queue
+from avatar_gateway.core.demand import DemandLimiter
 from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
-from avatar_gateway.core.wait_queue import RETRYABLE_CODES
-from avatar_gateway.serving import answers, page, probes, proxy, upgrade
+from avatar_gateway.serving import answers, audit, page, probes, proxy, upgrade
+from avatar_gateway.serving.access import Access
 from avatar_gateway.serving.avatars import Avatars
 from avatar_gateway.serving.connection import connection_of
 from avatar_gateway.serving.models import Models
 from avatar_gateway.serving.wait_queue import WaitQueues
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,12 +33,14 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from avatar_gateway.core.memory_budget import MemoryBudget
+    from avatar_gateway.core.tenants import Tenant
     from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving import placement
     from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Limits
+    from avatar_gateway.tenant_registry import TenantRegistry
 
     Query = Sequence[tuple[str, str]]
     Connect = Callable[
@@ -46,6 +53,11 @@ _log = logging.getLogger(__name__)
 _FORWARDED_HEADERS: Final = ("OpenAI-Beta",)
 """Headers of the caller that the pod receives. A credential is never one of them."""
 _BODY_S: Final = 10.0
+_KEPT_CODES: Final = refusals.RESUMABLE_CODES | {
+    refusals.RESUME_REFUSED_CLOSE,
+    refusals.TRY_LATER_CLOSE,
+}
+"""Close codes after which a pod may still have the session of a connection."""
 _INTERNAL_ERROR: Final = 1011
 
 
@@ -55,23 +67,31 @@ class Gateway:
     def __init__(
         self,
         authenticator: Authenticator,
+        tenants: TenantRegistry,
         placer: placement.Placer,
         sessions: Sessions,
         metrics: Metrics,
         is_synced: Callable[[], bool],
         limits: Limits,
         budget: MemoryBudget,
+        audit_log: audit.AuditLog,
+        leases: Leases | None = None,
     ) -> None:
+        """`leases` are those of the shared state; by default this gateway counts alone."""
+        self._leases = leases or Leases(MemoryState(time.monotonic), "alone", time.monotonic)
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes)
+        self._demand = DemandLimiter(sessions.set_waiting)
+        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes, self._demand)
         self._rate = Rate(limits.frames_per_s, limits.bytes_per_s)
         self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
-        self._avatars = Avatars(authenticator, placer, metrics)
-        self.models = Models(authenticator, lambda: placer.services, metrics)
+        self._audit = audit_log
+        self._access = Access(tenants, lambda: placer.services)
+        self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
+        self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
         """Return the application to serve."""
@@ -99,23 +119,34 @@ class Gateway:
         query = list(request.query.items())
         try:
             self._authenticator.check_url(query)
-            self._authenticator.authenticate(request.headers, (), None)
-            return web.json_response(
-                self._authenticator.create_client_secret(await _read_body(request)),
-                headers={"Cache-Control": "no-store"},
+            principal = await self._authenticator.authenticate(request.headers)
+            request[audit.PRINCIPAL] = principal
+            body = await _read_body(request)
+            made = self._authenticator.create_client_secret(principal, body)
+            model, secret_id = made["session"]["model"], made["avatar"]["id"]
+            address = connection_of(request).caller or ""
+            self._audit.done(
+                "create client secret",
+                principal,
+                target=model,
+                detail=secret_id,
+                address=address,
             )
+            return web.json_response(made, headers={"Cache-Control": "no-store"})
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, "")
             return answers.of_rejection(rejection)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Authenticate, place and proxy one session."""
         query = list(request.query.items())
         try:
-            session_request = self._check(request, query)
+            session_request = await self._check(request, query)
             placed = await self._place(session_request, request)
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, dict(query).get("model", ""))
             close_code = rejections.mapping_of(rejection.code).close_code
             # A pod can refuse to resume only after the upgrade, and both must look the same.
             closes = requests.wants_close_code(query) or close_code == refusals.RESUME_REFUSED_CLOSE
@@ -137,12 +168,13 @@ class Gateway:
         response, caller = await self._accept(request, placed)
         if session_request.resume is not None:
             connection_of(request).message_awaited()
-        await self._proxy_session(
-            session_request.model, placed, caller, connection_of(request).message_arrived
-        )
+        with self._demand.session(session_request.principal, session_request.model):
+            await self._proxy_session(
+                session_request, placed, caller, connection_of(request).message_arrived
+            )
         return response
 
-    def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
+    async def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
         if not upgrade.is_upgrade(request):
             raise errors.Rejection("upgrade_required", "this address accepts only WebSocket")
         if not upgrade.has_valid_key(request):
@@ -159,8 +191,12 @@ class Gateway:
         self._authenticator.check_url(query)
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
-        self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
-        return requests.parse(query, request.path, connection_of(request).caller)
+        principal = await self._authenticator.authenticate(
+            request.headers, offered, dict(query).get("model", "")
+        )
+        request[audit.PRINCIPAL] = principal
+        parsed = requests.parse(query, request.path, connection_of(request).caller)
+        return replace(parsed, principal=principal)
 
     async def _place(
         self,
@@ -173,30 +209,45 @@ class Gateway:
             raise errors.Rejection("draining", "this gateway is shutting down")
         if not self._is_synced():
             raise errors.Rejection("not_ready", "this gateway has not listed the pods yet")
+        self._access.check_request(session_request)
         model = session_request.model
         if session_request.resume is not None:
             return await self._open(self._placer.resume, session_request, request)
-        queue = self._queues.queue(model)
+        principal = session_request.principal
         try:
-            if queue.callers:
-                raise errors.Rejection("no_capacity", _waiting_callers(len(queue.callers)))
+            if callers := self._queues.callers_before(model, principal):
+                raise errors.Rejection("no_capacity", _waiting_callers(callers))
             placed = await self._place_on_pod(session_request, request)
         except errors.Rejection as rejection:
-            if rejection.code != "model_not_found":
-                retryable = rejection.code in RETRYABLE_CODES
-                if session_request.wait_ms and retryable and not self._queues.queue(model).is_full:
-                    return None  # the queue records the arrival
-                self._sessions.record_arrival(model, started)
+            may_wait = session_request.wait_ms and wait_queue.is_temporary(rejection)
+            if may_wait and self._queues.accepts(model, principal):
+                return None  # the queue records the arrival
+            if rejection.code not in ("model_not_found", "quota_exceeded"):
+                self._record_arrival(session_request, started)
                 self._sessions.record_rejection(model)
             raise
-        self._sessions.record_arrival(model, started)
+        self._record_arrival(session_request, started)
         self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
+
+    def _record_arrival(self, session_request: requests.SessionRequest, now: float) -> None:
+        """Count an arrival as far as the limits of its tenant permit."""
+        if self._demand.counts_arrival(session_request.principal, session_request.model, now):
+            self._sessions.record_arrival(session_request.model, now)
 
     async def _place_on_pod(
         self, session_request: requests.SessionRequest, request: web.Request
     ) -> placement.PlacedSession:
-        return await self._open(self._placer.place, session_request, request)
+        principal = session_request.principal
+        self._authenticator.check_current(principal)  # it may have waited for long
+        self._access.check(principal, session_request.model)
+        placed = await self._open(self._placer.place, session_request, request)
+        try:
+            await self._authenticator.count_use(principal)
+        except BaseException:
+            await self._placer.end_session(placed)
+            raise
+        return placed
 
     async def _open(
         self, connect: Connect, session_request: requests.SessionRequest, request: web.Request
@@ -206,7 +257,35 @@ class Gateway:
         }
         offered = upgrade.offered_subprotocols(request)
         protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
-        return await connect(session_request, protocols, headers)
+        tenant, model = session_request.principal.tenant, session_request.model
+        if tenant is None:
+            return await connect(session_request, protocols, headers)
+        if session_request.resume is not None:
+            placed = await connect(session_request, protocols, headers)
+            return await self._take_over(tenant, model, session_request.resume, placed)
+        lease = await self._leases.acquire(tenant, model)
+        try:
+            placed = await connect(session_request, protocols, headers)
+        except BaseException:
+            lease.release()
+            raise
+        lease.bind(placed.named_session)
+        return replace(placed, lease=lease)
+
+    async def _take_over(
+        self, tenant: Tenant, model: str, session_id: str, placed: placement.PlacedSession
+    ) -> placement.PlacedSession:
+        """Count the connection of a session that its pod has already."""
+        if placed.named_session is None:  # the pod does not have it, and will refuse
+            return placed
+        try:
+            lease = await self._leases.take_over(tenant, model, session_id)
+        except BaseException:
+            await self._placer.end_session(placed, GOING_AWAY)
+            raise
+        if placed.named_session != session_id:  # it has moved to another pod
+            lease.bind(placed.named_session)
+        return replace(placed, lease=lease)
 
     async def _wait(
         self, session_request: requests.SessionRequest, request: web.Request
@@ -222,9 +301,10 @@ class Gateway:
                 caller, session_request, lambda: self._place_on_pod(session_request, request)
             )
         except errors.Rejection as rejection:
-            if rejection.code in RETRYABLE_CODES:
+            if rejection.code in wait_queue.RETRYABLE_CODES:
                 self._sessions.record_rejection(model)
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, model)
             code = rejections.mapping_of(rejection.code).close_code or _INTERNAL_ERROR
             await _send_error_and_close(caller, rejections.error_object(rejection), code)
         except errors.PodRejection as rejection:
@@ -235,7 +315,8 @@ class Gateway:
             await caller.close(NORMAL)
         else:
             self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
-            await self._proxy_session(model, placed, caller)
+            with self._demand.session(session_request.principal, model):
+                await self._proxy_session(session_request, placed, caller)
         return response
 
     async def _accept(
@@ -250,17 +331,27 @@ class Gateway:
 
     async def _proxy_session(
         self,
-        model: str,
+        session_request: requests.SessionRequest,
         placed: placement.PlacedSession,
         caller: Peer,
         on_message: Callable[[], None] = lambda: None,
     ) -> None:
-        """Proxy until the session ends; `on_message` is called when the caller sends something."""
-        stop = self._sessions.start(model)
+        """Proxy until the session ends; `on_message` is called when the caller sends something.
+
+        A connection that got nothing from the pod does not end the lease of a session: it may have
+        asked for one without its token.
+        """
+        model, principal = session_request.model, session_request.principal
+        can_resume = session_request.can_resume and placed.peer.resume_s > 0
+        stop = self._sessions.start(model, principal, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
+        may_return = True
         try:
             end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)
+            may_return = end.code in _KEPT_CODES or not caller.forwarded_bytes
         finally:
+            if may_return and placed.lease is not None:
+                placed.lease.suspend()
             # A cancelled request passes here, too: the pod's slot must become free.
             await self._placer.end_session(placed, GOING_AWAY)
             self._sessions.finish(model, stop)

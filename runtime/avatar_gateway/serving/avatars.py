@@ -12,13 +12,14 @@ from aiohttp import web
 
 from avatar_contracts import answer_limits
 from avatar_gateway import errors
-from avatar_gateway.serving import answers
+from avatar_gateway.serving import answers, audit
 from avatar_gateway.serving.connection import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_gateway.metrics import Metrics
+    from avatar_gateway.serving.access import Access
     from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.connection import Connection
     from avatar_gateway.serving.placement import Fetched, Placer
@@ -37,8 +38,17 @@ _IDLE_QUERY: Final = ("version", "width", "height", "quality", "crop")
 class Avatars:
     """Handles the requests."""
 
-    def __init__(self, authenticator: Authenticator, placer: Placer, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        access: Access,
+        placer: Placer,
+        metrics: Metrics,
+        audit_log: audit.AuditLog,
+    ) -> None:
         self._authenticator = authenticator
+        self._access = access
+        self._audit = audit_log
         self._placer = placer
         self._metrics = metrics
 
@@ -74,13 +84,16 @@ class Avatars:
         model = request.query.get("model", "")
         try:
             self._authenticator.check_url(list(request.query.items()))
-            self._authenticator.authenticate(request.headers, (), model)
+            principal = await self._authenticator.authenticate(request.headers, (), model)
+            request[audit.PRINCIPAL] = principal
             if name and not _NAME.fullmatch(name):
                 message = "the name of an avatar has letters, digits, '-', '_' and '.' only"
                 raise errors.Rejection("invalid_query", message, param="avatar")
+            self._access.check(principal, model)
             fetched = await self._fetch_unless_left(connection_of(request), model, path)
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, model)
             return answers.of_rejection(rejection)
         cached = _IMMUTABLE if kept and fetched.status == HTTPStatus.OK else {}
         return web.Response(

@@ -64,10 +64,17 @@ class Peer:
         *,
         is_pod: bool,
         subprotocol: str | None = None,
+        session_id: str | None = None,
         on_closed: Callable[[], None] = lambda: None,
     ) -> None:
         assert protocol.transport is not None
         self.subprotocol = subprotocol
+        self.resume_s = 0
+        """How long a pod holds the session when this connection is lost, seconds."""
+        self.forwarded_bytes = 0
+        """Data frames of the other side that were written here, bytes."""
+        self.session_id = session_id
+        """The session that a pod says this connection is for; None if it does not say."""
         self._protocol = protocol
         self._transport = protocol.transport
         self._budget = budget
@@ -177,6 +184,7 @@ class Peer:
         """
         if not segment.forward:
             return
+        self.forwarded_bytes += len(segment.forward)
         self._write(segment.forward)
         self._is_mid_frame = segment.is_mid_frame
         if self._pending and not self._is_mid_frame:

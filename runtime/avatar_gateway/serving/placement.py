@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_contracts import labels, refusals, tokens
+from avatar_contracts import labels, refusals, session_ids, tokens
 from avatar_contracts.answer_limits import MAX_PICTURE_BYTES
 from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.core.frames import NORMAL
+from avatar_gateway.core.recent_avatars import RecentAvatars
 from avatar_gateway.serving import upgrade
 from avatar_gateway.serving.pod_answers import read_body
 from avatar_gateway.serving.session_mover import SessionMover
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from avatar_gateway.core.requests import SessionRequest
     from avatar_gateway.pod_registry import Placement, PodRegistry
     from avatar_gateway.serving.peer import Peer
+    from avatar_gateway.shared.leases import HeldLease
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,15 @@ class PlacedSession:
     pod: str
     peer: Peer
     placement: Placement
+    lease: HeldLease | None = None
+    """What counts for the limits of its tenant; None for a session without a tenant."""
+
+    @property
+    def named_session(self) -> str | None:
+        """Return the id of the session, if the pod says it and the id is one of this pod."""
+        found = self.peer.session_id
+        name = self.pod.rpartition("/")[2]
+        return found if found is not None and session_ids.belongs_to(found, name) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,7 @@ class Placer:
         )
 
         self._mover = SessionMover(registry, self._http, read_keys, _host)
+        self._recent = RecentAvatars()
 
     @property
     def services(self) -> frozenset[str]:
@@ -89,6 +101,23 @@ class Placer:
         """Close all connections to pods."""
         await self._http.close()
 
+    def check_room(self, request: SessionRequest) -> Sequence[str]:
+        """Return the pods that may accept a session now, the best first; asks no pod.
+
+        Raises:
+            Rejection: the service does not exist, or no pod that the tenant may use has room.
+        """
+        if request.model not in self._registry.services:
+            raise errors.Rejection("model_not_found", _missing(request.model), param="model")
+        ranked = self._registry.pods_of(request.model).order(
+            asyncio.get_running_loop().time(),
+            request.principal.gpu_classes,
+            self._recent.pods(request.model, request.avatar),
+        )
+        if isinstance(ranked, routing.Shortage):
+            raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
+        return ranked
+
     async def place(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
     ) -> PlacedSession:
@@ -98,17 +127,14 @@ class Placer:
             Rejection: the service does not exist, or no pod accepts the session.
             PodRejection: a pod rejected the request itself; every pod would reject it.
         """
-        if request.model not in self._registry.services:
-            raise errors.Rejection("model_not_found", _missing(request.model), param="model")
-        now = asyncio.get_running_loop().time()
-        ranked = routing.order(self._registry.candidates(request.model), now)
-        if isinstance(ranked, routing.Shortage):
-            raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
-        for key in ranked:
+        for key in self.check_room(request):
             try:
-                return await self._open_session(key, request, subprotocols, headers)
+                placed = await self._open_session(key, request, subprotocols, headers)
             except errors.PodError as error:
                 _log.info("pod did not accept the session pod=%s problem=%s", key, error.problem)
+            else:
+                self._recent.add(request.model, request.avatar, key)
+                return placed
         shortage = routing.Shortage.NO_CAPACITY
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
@@ -176,12 +202,15 @@ class Placer:
     async def end_session(self, placed: PlacedSession, code: int = NORMAL) -> None:
         """Close the connection to the pod if it is open, and release the placement.
 
-        With `NORMAL`, the pod ends the session; with `GOING_AWAY`, it waits for the caller.
+        With `NORMAL`, the pod ends the session; with `GOING_AWAY`, it waits for the caller. The
+        lease is released unless it was suspended before.
         """
         try:
             await placed.peer.close(code)
         finally:
             self._registry.release(placed.placement)
+            if placed.lease is not None:
+                placed.lease.release()
 
     async def _open_session(
         self,

@@ -106,11 +106,8 @@ class SessionMover:
         """Return whether a pod drains; only such a pod asks its sessions to move."""
         if pod.terminating:
             return True
-        states = (
-            each.state for each in self._registry.candidates(pod.service) if each.key == pod.key
-        )
-        state = next(states, None)
-        return state is not None and state.draining
+        candidate = self._registry.pods_of(pod.service).get(pod.key)
+        return candidate is not None and candidate.state is not None and candidate.state.draining
 
     async def _move_once(self, session_id: str, source: Pod, service: str) -> str | None:
         """Move a session, or wait for the attempt that is under way."""
@@ -142,7 +139,7 @@ class SessionMover:
             if answer.status == 410:
                 key = f"{source.namespace}/{answer.error.get('value')}"
                 # A pod leads no caller to another service.
-                if any(each.key == key for each in self._registry.candidates(service)):
+                if self._registry.pods_of(service).get(key) is not None:
                     return self._remember(session_id, key)
             _log.info(
                 "session stays pod=%s status=%d code=%s",

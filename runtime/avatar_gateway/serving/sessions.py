@@ -8,10 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core.arrivals import Arrivals
+from avatar_gateway.core.tenants import PLATFORM, Principal
 from avatar_gateway.serving import proxy
 
 if TYPE_CHECKING:
-    from avatar_contracts.state import DemandDocument
+    from collections.abc import Callable, Mapping
+
+    from avatar_contracts.state import DemandDocument, SharedStateName
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +24,13 @@ CLOSE_TIMEOUT_S: Final = 15.0
 Each side of a session gets 5 s to answer a close, first the relay's and then the pod's. The
 chart's terminationGracePeriodSeconds leaves 30 s after the drain timeout.
 """
+
+
+_HANDOVER_SESSIONS: Final = 50
+"""Sessions that are handed over at a time: the callers of all come to the other gateways."""
+_HANDOVER_S: Final = 0.05
+_NEW_S: Final = 2.0
+"""Age at which a session is handed over: its caller has the token with which it resumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,16 @@ class Demand:
     arrivals: Arrivals = field(default_factory=Arrivals)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session that is proxied now."""
+
+    service: str
+    principal: Principal
+    ready_at: float | None
+    """From when on it can be handed over, seconds on the event loop's clock; None if it cannot."""
+
+
 class Sessions:
     """Counts sessions, and ends those that outlast the drain."""
 
@@ -42,8 +62,12 @@ class Sessions:
         """Whether the gateway shuts down; it is not ready, but may still accept sessions."""
         self.draining = False
         """Whether the gateway accepts no more sessions."""
+        self.shared_state: Callable[[], SharedStateName] = lambda: "none"
+        """Returns whether the gateways count together, for the state document."""
+        self.waiting = 0
+        """Callers that wait now, of all services."""
         self._demand: dict[str, Demand] = {}
-        self._stops: set[asyncio.Future[proxy.End]] = set()
+        self._stops: dict[asyncio.Future[proxy.End], LiveSession] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._sequence = 0
@@ -54,13 +78,8 @@ class Sessions:
         """Return the number of sessions that are proxied now."""
         return len(self._stops)
 
-    @property
-    def waiting(self) -> int:
-        """Return the number of callers that wait now."""
-        return sum(demand.waiting for demand in self._demand.values())
-
     def set_waiting(self, service: str, callers: int) -> None:
-        """Set the number of callers that wait for a slot of a service."""
+        """Set how many callers that wait for a slot of a service count as demand."""
         demand = self._demand_of(service)
         if demand.waiting != callers:
             self._set(service, replace(demand, waiting=callers))
@@ -77,10 +96,23 @@ class Sessions:
         demand = self._demand_of(service)
         self._set(service, replace(demand, rejected_total=demand.rejected_total + 1))
 
-    def start(self, service: str) -> asyncio.Future[proxy.End]:
-        """Count a new session and return a future; setting its result ends the session."""
+    @property
+    def live_sessions(self) -> Mapping[asyncio.Future[proxy.End], LiveSession]:
+        """Return the live sessions by their futures, the oldest first; setting the result of one
+        ends its session."""
+        return self._stops
+
+    def start(
+        self, service: str, principal: Principal = PLATFORM, *, can_resume: bool = False
+    ) -> asyncio.Future[proxy.End]:
+        """Count a new session and return a future; setting its result ends the session.
+
+        `can_resume` is whether its caller continues it through another gateway when this one ends
+        the connection.
+        """
         stop: asyncio.Future[proxy.End] = asyncio.get_running_loop().create_future()
-        self._stops.add(stop)
+        ready_at = asyncio.get_running_loop().time() + _NEW_S if can_resume else None
+        self._stops[stop] = LiveSession(service, principal, ready_at)
         self._empty.clear()
         demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions + 1))
@@ -88,7 +120,7 @@ class Sessions:
 
     def finish(self, service: str, stop: asyncio.Future[proxy.End]) -> None:
         """Count the end of a session."""
-        self._stops.discard(stop)
+        self._stops.pop(stop, None)
         stop.cancel()
         if not self._stops:
             self._empty.set()
@@ -96,22 +128,23 @@ class Sessions:
         self._set(service, replace(demand, sessions=demand.sessions - 1))
 
     async def drain(self, timeout_s: float, close_timeout_s: float = CLOSE_TIMEOUT_S) -> int:
-        """Accept no more sessions, wait until the live ones end, and end those that outlast it.
+        """Accept no more sessions, hand over the live ones, and end those that outlast the drain.
 
-        The drain takes at most `timeout_s + close_timeout_s` seconds, even if a session does not
-        end: its connections then close with the process.
+        A session whose caller can resume goes on through another gateway: its connections end now,
+        and its pod holds it. The others stay until they end. The drain takes at most
+        `timeout_s + close_timeout_s` seconds, even if a session does not end: its connections then
+        close with the process.
 
         Returns:
             The number of sessions that the gateway had to end.
         """
         self.leaving = self.draining = True
         self._notify()
-        if await self._wait_until_empty(timeout_s):
+        if await self._hand_over_and_wait(timeout_s):
             return 0
         remaining = list(self._stops)
         for stop in remaining:
-            if not stop.done():  # a second signal repeats the drain
-                stop.set_result(proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts"))
+            _restart(stop)
         if not await self._wait_until_empty(close_timeout_s):
             _log.warning(
                 "drain timed out, sessions did not end sessions=%d timeout_s=%g",
@@ -154,8 +187,31 @@ class Sessions:
                 for name, demand in sorted(self._demand.items())
             },
             "tenants": {},
+            "shared_state": self.shared_state(),
             "sequence": self._sequence,
         }
+
+    async def _hand_over_and_wait(self, timeout_s: float) -> bool:
+        """Hand over the sessions that can be, and return whether all have ended in time."""
+        handover = asyncio.create_task(self._hand_over(), name="handover")
+        try:
+            return await self._wait_until_empty(timeout_s)
+        finally:
+            handover.cancel()
+
+    async def _hand_over(self) -> None:
+        loop, sessions = asyncio.get_running_loop(), 0
+        for stop, session in list(self._stops.items()):
+            ready_at = session.ready_at
+            if ready_at is None:
+                continue
+            sessions += 1
+            if ready_at > loop.time():
+                await asyncio.sleep(ready_at - loop.time())
+            elif sessions % _HANDOVER_SESSIONS == 0:
+                await asyncio.sleep(_HANDOVER_S)
+            _restart(stop)
+        _log.info("handed over sessions=%d", sessions)
 
     async def _wait_until_empty(self, timeout_s: float) -> bool:
         try:
@@ -176,3 +232,9 @@ class Sessions:
         self._sequence += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _restart(stop: asyncio.Future[proxy.End]) -> None:
+    """End the connections of a session, unless they have ended."""
+    if not stop.done():
+        stop.set_result(proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts"))

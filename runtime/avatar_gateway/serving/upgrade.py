@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from aiohttp import EMPTY_PAYLOAD, web
 
+from avatar_contracts import labels, session_ids
 from avatar_gateway.serving.peer import Peer
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ REALTIME: Final = "realtime"
 _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
 """16 bytes in base64."""
+_SECONDS: Final = re.compile(r"[0-9]{1,4}")
 
 
 def offered_subprotocols(request: web.Request) -> Sequence[str]:
@@ -130,13 +132,17 @@ async def connect(
         raise aiohttp.ClientError(f"the pod answered {response.status} without a valid handshake")
     chosen = response.headers.get("Sec-WebSocket-Protocol")
     protocol = connection.protocol
+    named = session_ids.parse(response.headers.get(labels.SESSION_HEADER))
     pod = Peer(
         protocol,
         budget,
         is_pod=True,
         subprotocol=chosen if chosen in subprotocols else None,
+        session_id=named,
         on_closed=response.close,
     )
+    resume_s = response.headers.get(labels.RESUME_HEADER, "")
+    pod.resume_s = int(resume_s) if _SECONDS.fullmatch(resume_s) else 0
     protocol.set_parser(pod, EMPTY_PAYLOAD)
     return pod
 

@@ -1,14 +1,15 @@
-"""The state streams of the runtime pods: one connection to each pod while it exists."""
+"""The streams of the runtime pods: one connection of each kind to each pod while it exists."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from avatar_contracts import labels, socket_buffers, tokens
+from avatar_contracts import labels, socket_buffers, tokens, usage
 from avatar_contracts.documents import MAX_LINE_BYTES, parse_object, take_lines
 from avatar_contracts.rate_limit import RateLimit
 from avatar_contracts.state import LONGEST_PAUSE_S, POD_RATE
@@ -16,38 +17,69 @@ from avatar_gateway import errors
 from avatar_gateway.core import model, routing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from avatar_contracts.backoff import Backoff
+    from avatar_contracts.rate_limit import Rate
     from avatar_gateway.core.model import Pod
     from avatar_gateway.pod_registry import PodRegistry
 
 _log = logging.getLogger(__name__)
 
 _UNAUTHORIZED: Final = 401
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=2 * routing.STALE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKind:
+    """A stream that every runtime pod serves on its administration port."""
+
+    name: str
+    path: str
+    rate: Rate
+    """How fast it is read. The author of a service chooses the image, and so what its pods send."""
+    silence_s: float
+    """Time without a line after which the connection is taken as dead."""
+
+
+STATES: Final = StreamKind("state", labels.STATE_PATH, POD_RATE, 2 * routing.STALE_S)
+USAGE: Final = StreamKind("usage", labels.USAGE_PATH, usage.READ_RATE, 3 * usage.LINE_AGE_S)
 
 
 def new_http_session() -> aiohttp.ClientSession:
-    """Return a session that keeps one connection to each pod, without aiohttp's limit of 100."""
+    """Return a session that keeps its connections to each pod, without aiohttp's limit of 100."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
 
-class StateStreams:
-    """Updates the states in the pod registry."""
+def update_states(registry: PodRegistry) -> Callable[[Pod, Mapping[str, Any], float], None]:
+    """Return what stores the states of pods in the registry."""
+
+    def on_line(pod: Pod, document: Mapping[str, Any], now: float) -> None:
+        registry.update_state(pod, model.parse_state(document, pod, now))
+
+    return on_line
+
+
+class PodStreams:
+    """Reads one kind of stream from all pods of the registry."""
 
     def __init__(
         self,
+        kind: StreamKind,
+        on_line: Callable[[Pod, Mapping[str, Any], float], None],
         registry: PodRegistry,
         http: aiohttp.ClientSession,
         read_keys: Callable[[], tuple[str, ...]],
         new_backoff: Callable[[], Backoff],
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """`read_keys` returns the gateway keys, the current one first.
+        """`on_line` gets the pod, the object of its line and the time of the event loop.
 
-        `on_fault` is called for each stream that ends because of what a pod sent.
+        It raises `StateError` for a wrong line, which ends the stream. `read_keys` returns the
+        gateway keys, the current one first. `on_fault` is called for each stream that ends because
+        of what a pod sent.
         """
+        self._kind = kind
+        self._on_line = on_line
         self._registry = registry
         self._http = http
         self._read_keys = read_keys
@@ -72,24 +104,25 @@ class StateStreams:
                     self._readers.pop(key).cancel()
                 for key in expected.keys() - self._readers.keys():
                     pod = expected[key]
-                    self._readers[key] = group.create_task(self._read(pod), name=f"state-{pod.key}")
+                    name = f"{self._kind.name}-{pod.key}"
+                    self._readers[key] = group.create_task(self._read(pod), name=name)
                 await self._registry.pods_changed.wait()
 
     async def _read(self, pod: Pod) -> None:
-        backoff, pace = self._new_backoff(), RateLimit(POD_RATE)
+        backoff, pace = self._new_backoff(), RateLimit(self._kind.rate)
         while True:
             try:
                 await self._follow(pod, backoff, pace)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 # A starting pod refuses connections for a while, so this is not a warning.
-                _log.debug("state interrupted pod=%s error=%r", pod.key, error)
+                _log.debug("%s interrupted pod=%s error=%r", self._kind.name, pod.key, error)
             except (ValueError, errors.StateError) as error:
                 self._on_fault()
-                _log.warning("state not used pod=%s error=%s", pod.key, error)
+                _log.warning("%s not used pod=%s error=%s", self._kind.name, pod.key, error)
             except Exception:
                 # Whatever one pod sends, the streams of the other pods continue.
                 self._on_fault()
-                _log.exception("state stream failed pod=%s", pod.key)
+                _log.exception("%s stream failed pod=%s", self._kind.name, pod.key)
             await asyncio.sleep(backoff.next_s())
 
     async def _follow(self, pod: Pod, backoff: Backoff, pace: RateLimit) -> None:
@@ -106,11 +139,12 @@ class StateStreams:
     async def _follow_with(self, token: str, pod: Pod, backoff: Backoff, pace: RateLimit) -> bool:
         """Read the stream until it ends; return whether the pod accepted the token."""
         loop = asyncio.get_running_loop()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=self._kind.silence_s)
         async with self._http.get(
-            f"http://{_host(pod.ip)}:{pod.admin_port}{labels.STATE_PATH}",
+            f"http://{_host(pod.ip)}:{pod.admin_port}{self._kind.path}",
             params={"watch": "1"},
             headers={"Authorization": f"Bearer {token}"},
-            timeout=_TIMEOUT,
+            timeout=timeout,
             allow_redirects=False,  # a pod must not make the gateway call other addresses
         ) as response:
             if response.status == _UNAUTHORIZED:
@@ -120,14 +154,13 @@ class StateStreams:
             if response.connection is not None and response.connection.transport is not None:
                 socket_buffers.limit_unread(response.connection.transport)
             async for line in _lines(response.content, pace):
-                state = model.parse_state(parse_object(line), pod, loop.time())
-                self._registry.update_state(pod, state)
+                self._on_line(pod, parse_object(line), loop.time())
                 backoff.reset()
         return True
 
 
 async def _lines(content: aiohttp.StreamReader, pace: RateLimit) -> AsyncIterator[bytearray]:
-    """Yield the lines of a state stream, no faster than `pace` allows.
+    """Yield the lines of a stream, no faster than `pace` allows.
 
     The author of a service chooses the image of its pods. A pod that sends as fast as it can must
     not keep the event loop busy that carries the sessions of all services.
@@ -145,8 +178,8 @@ async def _lines(content: aiohttp.StreamReader, pace: RateLimit) -> AsyncIterato
         if pause_s > 0:
             await asyncio.sleep(min(LONGEST_PAUSE_S, pause_s))
         if len(rest) > MAX_LINE_BYTES:
-            limit = f"a line of no more than {MAX_LINE_BYTES} bytes"
-            raise errors.StateError("state", f"a line of more than {len(rest)} bytes", limit)
+            limit = f"no more than {MAX_LINE_BYTES} bytes"
+            raise errors.StateError("line", f"more than {len(rest)} bytes", limit)
 
 
 def _host(ip: str) -> str:

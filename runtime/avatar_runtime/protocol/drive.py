@@ -35,6 +35,7 @@ class Drive(Generic[W]):
 
     announces_itself: Final = False
     forwards: Final = False
+    can_repeat: Final = True
     can_receive: Final = True
     has_open_audio: Final = False  # an open turn is one of the speech
 

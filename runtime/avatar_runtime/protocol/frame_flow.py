@@ -166,6 +166,7 @@ class FrameFlow(Generic[W]):
     ) -> Iterator[FrameDue[W]]:
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
         turn = response.turn
+        self.pass_known(turn, now)
         while turn.next_window is not None and self._can_request(turn, config, now):
             index = turn.next_window.frame_index
             live = self._live_times(turn, config, index)
@@ -183,12 +184,25 @@ class FrameFlow(Generic[W]):
                 fps=self._fps,
             )
 
+    def pass_known(self, turn: Turn[W], now: float) -> None:
+        """Pass the next frames that the client has from another pod, without generating them."""
+        if turn.has_caught_up:
+            return
+        settled = turn.settled
+        turn.pass_known()
+        while turn.next_window is not None and turn.next_window.frame_index < turn.known_frames:
+            turn.skip(turn.request_next(now).frame_index)
+            turn.pass_known()
+        self._pacer.add_known(turn.settled - settled)
+        self._credits.add_frames(turn.settled - settled)
+
     def omit(self, turn: Turn[W], config: SessionConfig, now: float) -> int:
         """Skip the frames that the window allows now, and return their number.
 
         The client sees none of them; its audio keeps the pace of a session with video.
         """
         omitted = 0
+        self.pass_known(turn, now)
         while turn.next_window is not None and self._can_request(turn, config, now):
             self.skip(turn, config, turn.request_next(now).frame_index, now)
             omitted += 1

@@ -27,6 +27,11 @@ class Mode(Protocol[W]):
         ...
 
     @property
+    def can_repeat(self) -> bool:
+        """Whether the same messages of the client always lead to the same events."""
+        ...
+
+    @property
     def forwards(self) -> bool:
         """Whether the settings that the session does not serve go to an upstream."""
         ...

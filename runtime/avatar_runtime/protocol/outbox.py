@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.event_keys import UNCOUNTED, event_key
 from avatar_runtime.protocol import document_fields
 from avatar_runtime.protocol.document_fields import Count, Flag, Table
 from avatar_runtime.protocol.exported_messages import Messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from avatar_contracts.binary_messages import Header
     from avatar_runtime.protocol.strict_fields import StrictFields
@@ -38,6 +39,9 @@ class Outbox:
         self._unnumbered = 0
         self._queue: deque[tuple[int, str | bytes]] = deque()
         self._characters = 0
+        self.events = 0
+        """Messages so far whose kind is not in `UNCOUNTED`."""
+        self._known: Counter[str] = Counter()  # keys of those to come that the client has already
 
     @property
     def last_seq(self) -> int:
@@ -50,8 +54,37 @@ class Outbox:
         return self._characters
 
     def add(self, kind: str, fields: dict[str, object]) -> None:
-        """Append an event."""
+        """Append an event, unless the client has it: from the pod that is lost."""
+        if kind not in UNCOUNTED:
+            self.events += 1
+            if self._known and self.is_known(kind, fields):
+                self._known -= Counter([event_key(kind, fields)])
+                return
         self._add(self.number(kind, fields))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether events follow that the client has already."""
+        return bool(self._known)
+
+    def is_known(self, kind: str, fields: Mapping[str, object]) -> bool:
+        """Return whether the client has an event already that comes next."""
+        return self._known[event_key(kind, fields)] > 0
+
+    def skip_to(self, seq: int, known: Sequence[str] = ()) -> None:
+        """Go on after message `seq` of a client that has all messages that wait here.
+
+        `known` are the keys of the events to come that it has, too.
+        """
+        self._queue.clear()
+        self._characters = 0
+        self._seq = seq
+        self._known = Counter(known)
+
+    def end_repetition(self) -> None:
+        """Send the next event, whatever the client says it has."""
+        self.events += self._known.total()
+        self._known.clear()
 
     def add_media(
         self, kind: str, fields: Callable[[], dict[str, object]], header: Header, payload: bytes
@@ -109,7 +142,7 @@ class Outbox:
     def export(self) -> dict[str, object]:
         """Return the state as plain values."""
         queue = Messages(MAX_EXPORTED_BYTES).export(self._queue)
-        return {**document_fields.export(self, _STATE), "queue": queue}
+        return {**document_fields.export(self, _STATE), "events": self.events, "queue": queue}
 
     def restore(self, fields: StrictFields) -> None:
         """Continue from what another session has exported.
@@ -118,6 +151,8 @@ class Outbox:
             ProtocolError: a field is missing or wrong.
         """
         document_fields.restore(self, fields, _STATE)
+        if "events" in fields:  # a pod of the version before does not write it
+            self.events = fields.integer("events", 0, self._seq)
         for seq, message in Messages(MAX_EXPORTED_BYTES).read(fields, "queue", self._seq):
             self._queue.append((seq, message))
             self._characters += len(message)

@@ -45,6 +45,10 @@ class Pacer:
         if frames:
             self._end = min(max(self._end, now) + frames * self._frame_s, latest)
 
+    def add_known(self, frames: int) -> None:
+        """Add frames that the client has from another pod, and may have played meanwhile."""
+        self._end += frames * self._frame_s
+
     def remove_frames(self, frames: int) -> None:
         """Remove frames that were added and never sent."""
         self._end -= frames * self._frame_s

@@ -82,13 +82,27 @@ class ReplayMemory:
             return Gap(first)
         return [message.data for message in self._messages if message.seq > seq]
 
-    def export(self) -> dict[str, object]:
-        """Return the state as plain values."""
-        pairs = ((message.seq, message.data) for message in self._messages)
+    def skip_to(self, seq: int) -> None:
+        """Forget all messages: the client has those up to `seq`, which were sent elsewhere."""
+        self._messages.clear()
+        self._frames = self._bytes = 0
+        self._last = self._forgotten = seq
+
+    def export(self, most: int = MAX_BYTES) -> dict[str, object]:
+        """Return the state as plain values, with the newest messages of at most `most` bytes."""
+        kept: deque[_Message] = deque()
+        size, forgotten = 0, self._forgotten
+        for message in reversed(self._messages):
+            size += len(message.data)
+            if size > most:
+                forgotten = message.seq
+                break
+            kept.appendleft(message)
         return {
             **document_fields.export(self, _STATE),
-            "messages": Messages(MAX_BYTES).export(pairs),
-            "frames": [message.seq for message in self._messages if message.is_frame],
+            "forgotten": forgotten,
+            "messages": Messages(MAX_BYTES).export((each.seq, each.data) for each in kept),
+            "frames": [message.seq for message in kept if message.is_frame],
         }
 
     def restore(self, fields: StrictFields) -> None:

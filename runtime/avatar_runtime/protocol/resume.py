@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.event_keys import MAX_KEYS
 from avatar_runtime.protocol import client_events, document_fields
 from avatar_runtime.protocol.document_fields import Count, List, Table, Text
 
@@ -17,9 +19,31 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.strict_fields import StrictFields
 
 _BYTES: Final = 32
+_KEY_DIGITS: Final = 8
+_KEYS: Final = re.compile(r"([0-9a-f]{8})*")
 _HASHES: Final = List(Text(hashlib.sha256().digest_size * 2), 2)
 RECEIVED: Final[Table] = {"messages": Count(), "samples": Count(), "_split_bytes": Count(0, 1)}
 """What a session exports of `Received`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPosition:
+    """What a client has of its session: more than the last snapshot of a pod that is lost."""
+
+    events: int
+    """Numbered messages that it has received, without those of the kinds in `UNCOUNTED`."""
+    last_events: tuple[str, ...]
+    """The keys of the last of them, at most `MAX_KEYS`."""
+    messages: int
+    """Messages that it has sent."""
+    response_id: str | None = None
+    """The response that was created last."""
+    frames: int = 0
+    """Frames of this response that it has received."""
+    dropped: int = 0
+    """Frames of this response that were reported as dropped."""
+    audio_bytes: int = 0
+    """Size of the sound of this response that it has received, decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +53,8 @@ class ResumeRequest:
     token: str
     last_seq: int
     """The client has all messages up to this number."""
+    position: ClientPosition | None = None
+    """What the client has of a session whose pod is lost; `None` if it does not say."""
 
 
 def parse(message: str | bytes) -> ResumeRequest:
@@ -42,7 +68,31 @@ def parse(message: str | bytes) -> ResumeRequest:
     fields = client_events.load(message)
     if fields.text("type") != "session.resume":
         raise fields.invalid("type", "the first message must be session.resume")
-    return ResumeRequest(fields.text("token"), fields.integer("last_seq", 0, client_events.MAX_SEQ))
+    last_seq = fields.integer("last_seq", 0, client_events.MAX_SEQ)
+    position = _position(fields.nested("received"), last_seq) if "received" in fields else None
+    return ResumeRequest(fields.text("token"), last_seq, position)
+
+
+def _position(fields: StrictFields, last_seq: int) -> ClientPosition:
+    response_id = None if fields.value("response_id") is None else fields.text("response_id")
+    highest = client_events.MAX_SEQ
+    return ClientPosition(
+        events=fields.integer("events", 0, last_seq),
+        last_events=_keys(fields, "last_events"),
+        messages=fields.integer("messages", 0, highest),
+        response_id=response_id,
+        frames=fields.integer("frames", 0, last_seq),
+        dropped=fields.integer("dropped", 0, highest),
+        audio_bytes=fields.integer("audio_bytes", 0, highest),
+    )
+
+
+def _keys(fields: StrictFields, name: str) -> tuple[str, ...]:
+    text = fields.text(name)
+    if len(text) > MAX_KEYS * _KEY_DIGITS or not _KEYS.fullmatch(text):
+        expected = f"must be at most {MAX_KEYS} times {_KEY_DIGITS} hexadecimal digits"
+        raise fields.invalid(name, expected, MAX_KEYS)
+    return tuple(text[at : at + _KEY_DIGITS] for at in range(0, len(text), _KEY_DIGITS))
 
 
 @dataclass(frozen=True, slots=True)

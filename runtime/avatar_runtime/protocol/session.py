@@ -24,6 +24,7 @@ from avatar_runtime.protocol.rate_limit import RateLimiter
 from avatar_runtime.protocol.resume import RECEIVED, Received
 from avatar_runtime.protocol.session_config import Overrun, Transport, VideoMode
 from avatar_runtime.protocol.session_parts import SessionParts
+from avatar_runtime.protocol.speech import not_movable
 from avatar_runtime.protocol.strict_fields import StrictFields
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image, Utterance, VideoFrame, VoiceDetector
     from avatar_runtime.protocol.modes import Mode
-    from avatar_runtime.protocol.resume import Resume
+    from avatar_runtime.protocol.resume import ClientPosition, Resume
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 
 MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
@@ -160,6 +161,7 @@ class Session(Generic[W]):
         self.suffix = continues or read_only.id.removeprefix("sess_")
         """Common suffix of the identifiers of what the session has. A move does not change it."""
         self._outbox = Outbox(self.suffix)
+        self._awaited = 0  # messages of the client before the next one leaves
         self._binary_input = BinaryInput()
         self._conversation = Conversation(self._outbox)
         parts = SessionParts(
@@ -194,6 +196,11 @@ class Session(Generic[W]):
     def is_speaking(self) -> bool:
         """Whether a response is active."""
         return self._speech.is_active
+
+    @property
+    def spoken_s(self) -> float:
+        """Sound of responses that this pod has given to the client, seconds."""
+        return self._speech.spoken_s
 
     @property
     def avatar(self) -> str:
@@ -245,6 +252,7 @@ class Session(Generic[W]):
             if isinstance(message, bytes):
                 self._receive_binary(message, now)
                 self._active_at = now
+                self._speech.pass_known(now)
                 return
             self._check_rate(now)
             fields = client_events.load(message)
@@ -254,6 +262,7 @@ class Session(Generic[W]):
             self._reject(error, event_id, now)
         else:
             self._active_at = now
+        self._speech.pass_known(now)
 
     def listen(self, now: float) -> bool:
         """Search the next part of the audio for speech, and return whether more waits."""
@@ -267,10 +276,53 @@ class Session(Generic[W]):
 
     # Output
 
-    def resumed(self, resume: Resume, replay_from_seq: int) -> str:
+    def recover(self, last_seq: int, position: ClientPosition | None, now: float) -> float:
+        """Go on from a snapshot, for a client that has messages up to a later `last_seq`.
+
+        What the client has of them is not sent again: its messages lead to the same events again,
+        and the media follows its `position`. Without it, what is spoken ends. Return what is lost
+        of it, milliseconds.
+
+        Raises:
+            ProtocolError: what this mode says depends on more than the messages of the client.
+        """
+        outbox = self._outbox
+        unknown = last_seq - outbox.last_seq
+        if not self._mode.can_repeat:
+            message = f"last_seq is {last_seq}; the messages after {outbox.last_seq} are lost"
+            raise ProtocolError("resume_gap", message, param="last_seq", value=last_seq)
+        events = 0 if position is None else position.events - outbox.events
+        if position is not None and 0 <= events <= min(unknown, len(position.last_events)):
+            keys = position.last_events
+            outbox.skip_to(last_seq, keys[len(keys) - events :])
+            self._awaited = position.messages
+            self._speech.catch_up(position)
+            self._speech.pass_known(now)
+            return 0.0
+        outbox.skip_to(last_seq)
+        return self._speech.give_up(unknown, now)
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether all that follows is unknown to the client."""
+        return not self._awaits_client and self._speech.has_caught_up
+
+    @property
+    def _awaits_client(self) -> bool:
+        """Whether the client sends again what leads to what it has."""
+        is_full = self._outbox.characters >= MAX_UNREAD_CHARACTERS // 2
+        return self._awaited > self.received.messages and not is_full
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Numbers of which at least one grows with each change: events, and messages both ways."""
+        return self._outbox.events, self._outbox.last_seq, self.received.messages
+
+    def resumed(self, resume: Resume, replay_from_seq: int, lost_ms: float | None = None) -> str:
         """Return `session.resumed`, the first message of another connection of the session.
 
-        It has no number: the numbered messages from `replay_from_seq` on follow it.
+        `lost_ms` is what is lost of the speech, if the session goes on from a snapshot. The message
+        has no number: the numbered messages from `replay_from_seq` on follow it.
         """
         if self._speech.config.streams_idle_frames:  # the client may lack one that has no number
             self._speech.request_keyframe()
@@ -284,11 +336,13 @@ class Session(Generic[W]):
             "input_messages": self.received.messages,
             "epoch": self.epoch,
         }
+        if lost_ms is not None:
+            event |= {"recovered": True, "lost_ms": round(lost_ms)}
         return json.dumps(event, separators=(",", ":"))
 
     def pull(self, now: float) -> Outgoing | None:
         """Return the message to send next, or `None` if there is nothing to send."""
-        while True:
+        while not self._awaits_client:
             queued = self._outbox.pop()
             if queued is not None:
                 return Outgoing(*queued)
@@ -300,7 +354,10 @@ class Session(Generic[W]):
                 times = media.speakable_at, media.heard_at
                 return Outgoing(seq, media.message, media.frame, *times)
             if self._outbox.characters == 0 and not self._speech.finish(now):
+                if self._outbox.repeats and self._speech.has_caught_up:
+                    self._outbox.end_repetition()
                 return None
+        return None
 
     # Frames
 
@@ -382,6 +439,8 @@ class Session(Generic[W]):
         Raises:
             ProtocolError: it cannot as it is now.
         """
+        if not self.has_caught_up:
+            raise not_movable("its client sends again what another pod had")
         self._mode.check_movable()
 
     def export(self, now: float) -> dict[str, object]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 from avatar_runtime.errors import ProtocolError, shown
 from avatar_runtime.protocol import document_fields, idle_frames, media_headers, server_events
-from avatar_runtime.protocol.document_fields import Count, Table
+from avatar_runtime.protocol.document_fields import MAX_COUNT, Count, Table
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import AudioChunk, VideoFrame, W
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
+    from avatar_runtime.protocol.resume import ClientPosition
     from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.strict_fields import StrictFields
@@ -82,6 +84,8 @@ class Speech(Generic[W]):
         self._source_frame = 0
         self._overload = OverloadReport()
         self._video = VideoStream(parts.fps)
+        self._spoken_s = 0.0  # without the active response
+        self._position: ClientPosition | None = None
 
     def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a configuration that the client has changed."""
@@ -108,6 +112,11 @@ class Speech(Generic[W]):
     def is_active(self) -> bool:
         """Whether a response is active."""
         return self._active is not None
+
+    @property
+    def spoken_s(self) -> float:
+        """Sound of responses that this pod has given to the client, seconds."""
+        return self._spoken_s + (0.0 if self._active is None else _sent_s(self._active))
 
     @property
     def is_busy(self) -> bool:
@@ -197,7 +206,10 @@ class Speech(Generic[W]):
                 return
             self._active = started
             self._flow.begin(started.id)
+            created = {"response": {"id": started.id}}
+            is_known = self._outbox.is_known("response.created", created)
             started.announce_start(self._conversation, self.epoch)
+            self._catch_up(started, is_known=is_known)
             if started.void is not None:
                 self.end(started.void, now)
 
@@ -211,6 +223,7 @@ class Speech(Generic[W]):
         is_discarded = step in (Step.CANCEL, Step.INTERRUPT)
         if is_discarded:
             self.epoch += 1
+        turn.end_catching_up()
         active.announce_end(self._conversation, self.epoch)
         if step is Step.FINISH:
             self._video.file.end_response(turn.format)
@@ -221,13 +234,14 @@ class Speech(Generic[W]):
         if step in _EARLY and turn.frames_sent:
             self._idle.close_mouth(turn.format)
         self._active = None
+        self._spoken_s += _sent_s(active)
         played_ms = self._flow.played_ms(active, now)
         self._source.ended(active, step, now)
         if step in _EARLY:
             self._source.cut_off(active.id, played_ms)
         self._flow.end(active, is_discarded=is_discarded)
         if self._playback.has_started(active.id):
-            audio_ms = turn.samples_sent * 1000 / turn.format.rate
+            audio_ms = _sent_s(active) * 1000
             acked_ms = played_ms if self._flow.counts_acks else None
             until = self._flow.plays_until(now)
             self._playback.finish(PlayingResponse(active.id, until, audio_ms, acked_ms))
@@ -411,6 +425,60 @@ class Speech(Generic[W]):
         self.drop_late(now)
         self._playback.tick(now, self.epoch)
 
+    # What the client has from a pod that is lost
+
+    def catch_up(self, position: ClientPosition) -> None:
+        """Send nothing of the media that the client has."""
+        self._position = position
+        if self._active is not None:
+            self._catch_up(self._active, is_known=True)
+
+    def give_up(self, epochs: int, now: float) -> float:
+        """End what is spoken: how much of it the client has is not known.
+
+        `epochs` is how often the epoch may have risen on the other pod. Return what was not sent of
+        the active response, milliseconds.
+        """
+        self.epoch += epochs
+        active, unsent_ms = self._active, 0.0
+        if active is not None:
+            turn = active.turn
+            unsent_ms = (turn.samples - turn.samples_sent) * 1000 / turn.format.rate
+            self.end(Step.FAIL, now)
+            self.start_next(now)
+        return unsent_ms
+
+    def pass_known(self, now: float) -> None:
+        """Go on to the end of what the client has, as far as it has sent the sound again."""
+        while self._position is not None and self._active is not None:
+            self._flow.pass_known(self._active.turn, now)
+            if not self.finish(now):
+                return
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether the media that follows is unknown to the client."""
+        return self._active is None or self._active.turn.has_caught_up
+
+    def _catch_up(self, response: ActiveResponse[W], *, is_known: bool) -> None:
+        """Pass what the client has of a response; `is_known` is whether it has its start."""
+        position = self._position
+        if position is None or not is_known:
+            self._position = None
+            return
+        if position.response_id != response.id:  # it has a later one, and all of this one
+            position = replace(position, frames=MAX_COUNT, dropped=0, audio_bytes=MAX_COUNT)
+        response.turn.catch_up(
+            position.frames,
+            position.dropped,
+            position.audio_bytes // response.turn.format.bytes_per_sample,
+            has_video=response.has_video,
+        )
+        has_media = position.frames or position.dropped or position.audio_bytes
+        if has_media and not self._playback.has_started(response.id):
+            self._idle.drop()
+            self._playback.start(response.id, self.epoch, has_video=response.has_video)
+
     # Moving
 
     def check_movable(self) -> None:
@@ -419,6 +487,8 @@ class Speech(Generic[W]):
         Raises:
             ProtocolError: the session is one file, which another encoder cannot continue.
         """
+        if not self.has_caught_up:
+            raise not_movable("it repeats what its client has from another pod")
         if self.config.video is VideoMode.FMP4:
             raise not_movable("its video is one file (mode fmp4), which only this pod can continue")
 
@@ -453,6 +523,12 @@ class Speech(Generic[W]):
         self._flow.restore(fields.nested("flow"), self.config.flow, now)
         self._playback.restore(fields.nested("playback"), now)
         self._idle.restore(fields.nested("idle"), self.config.format, now)
+        # What the active response had sent before belongs to the other pod.
+        self._spoken_s = 0.0 if active is None else -_sent_s(active)
+
+
+def _sent_s(active: ActiveResponse[W]) -> float:
+    return active.turn.samples_sent / active.turn.format.rate
 
 
 def not_movable(reason: str) -> ProtocolError:

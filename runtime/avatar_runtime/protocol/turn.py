@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.protocol import client_events, document_fields, state_table
 from avatar_runtime.protocol.document_fields import (
+    MAX_COUNT,
     At,
     Choice,
     Count,
@@ -213,6 +214,9 @@ class Turn(Generic[W]):
         self._position = 0
         self._sent_until = 0  # the position after the frame that was sent last
         self._dropped: DroppedFrames | None = None  # not reported yet
+        self.known_frames = 0
+        """Number of frames that the client has, or knows as dropped, from another pod."""
+        self._known_samples = 0  # of the response that the client has from another pod
 
     @property
     def accepts_audio(self) -> bool:
@@ -273,7 +277,12 @@ class Turn(Generic[W]):
     @property
     def frames_heard(self) -> int:
         """Number of frames whose audio was sent, at least in part."""
-        return -(-self.samples_sent // self._samples_per_frame)
+        return -(-max(self.samples_sent, self._known_samples) // self._samples_per_frame)
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether all was passed that the client has from another pod."""
+        return self._position >= self.known_frames and self.samples_sent >= self._known_samples
 
     # State
 
@@ -361,6 +370,8 @@ class Turn(Generic[W]):
 
     def pull(self) -> Media | None:
         """Return the media to send next, or `None` until the next frame is delivered."""
+        if not self.has_caught_up:
+            self.pass_known()
         chunk = self._next_audio()
         if chunk is not None:
             return chunk
@@ -378,6 +389,36 @@ class Turn(Generic[W]):
         self._sent_until = self._position
         self.frames_sent += 1
         return frame
+
+    # What the client has from another pod
+
+    def catch_up(self, frames: int, dropped: int, samples: int, *, has_video: bool = True) -> None:
+        """Send nothing of what the client has: `frames`, after `dropped` others, and `samples`."""
+        self.frames_sent, self.frames_dropped = frames, dropped
+        self._known_samples = samples
+        self.known_frames = frames + dropped
+        if not has_video:
+            self.known_frames = -(-samples // self._samples_per_frame)
+
+    def end_catching_up(self) -> None:
+        """Count what the client has as sent: the turn ends."""
+        self.samples_sent = max(self.samples_sent, min(self._known_samples, self.samples))
+
+    def pass_known(self) -> None:
+        """Pass the settled media that the client has."""
+        for index in [each for each in self._requested_at if each < self.known_frames]:
+            self.skip(index)
+        known = self._settled_samples(MAX_COUNT)
+        self._take_audio(min(known, self._known_samples))
+        while self._position < min(self.known_frames, self._settled):
+            frame = self._frames.get(self._position)
+            if isinstance(frame, VideoFrame):
+                self._remove_frame(self._position)
+            else:
+                self._frames.pop(self._position, None)
+            self._dropped = None  # of frames before this one
+            self._pass()
+            self._sent_until = self._position
 
     # Moving
 
@@ -496,14 +537,23 @@ class Turn(Generic[W]):
 
     def _next_audio(self) -> AudioChunk | None:
         """Return the unsent audio of the settled positions, or `None` if there is none."""
+        offset = self.samples_sent
+        data = self._take_audio(self._settled_samples(_MAX_CHUNK_FRAMES))
+        return AudioChunk(offset, data) if data else None
+
+    def _settled_samples(self, frames: int) -> int:
+        """Return the end of the audio of the settled positions, at most `frames` from here."""
         end = self._position
-        while end in self._frames and end - self._position < _MAX_CHUNK_FRAMES:
+        while end in self._frames and end - self._position < frames:
             end += 1
-        until = min(end * self._samples_per_frame, self.samples)
-        if until <= self.samples_sent:
-            return None
+        return min(end * self._samples_per_frame, self.samples)
+
+    def _take_audio(self, until: int) -> bytes:
+        """Return the unsent audio up to a sample, which counts as sent; it may be none."""
         size = (until - self.samples_sent) * self.format.bytes_per_sample
-        chunk = AudioChunk(self.samples_sent, bytes(self._audio[:size]))
+        if size <= 0:
+            return b""
+        data = bytes(self._audio[:size])
         del self._audio[:size]
         self.samples_sent = until
-        return chunk
+        return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,10 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
 from avatar_contracts.tokens import matches
-from avatar_runtime.errors import ProtocolError, Rejection
+from avatar_runtime.errors import ProtocolError, Rejection, shown
 from avatar_runtime.protocol import session_document
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
+from avatar_runtime.serving import usage
+from avatar_runtime.serving.snapshots import SnapshotStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -25,12 +28,13 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.runtime import Runtime
 
 _MAX_BODY_BYTES: Final = 4096
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,6}")
 
 
 def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
     """Return the application of the admin listener."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    tokens = runtime.tokens
+    tokens, identity = runtime.tokens, runtime.settings.identity
     is_open = runtime.settings.admin_listen.is_loopback and not tokens.are_required
 
     async def may_control(request: Request) -> None:
@@ -64,6 +68,15 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
             return StreamingResponse(lines(runtime), media_type="application/x-ndjson")
         return JSONResponse(runtime.state())
 
+    @app.get(labels.USAGE_PATH, dependencies=[Depends(may_read)])
+    async def used(watch: str = "") -> Response:
+        if watch == "1":
+            return StreamingResponse(
+                usage.lines(runtime, identity.pod), media_type="application/x-ndjson"
+            )
+        body = usage.encode(identity.pod, list(runtime.usage.documents()))
+        return Response(body, media_type="application/json")
+
     @app.post(labels.DRAIN_PATH, dependencies=[Depends(may_control)])
     async def drain(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:
         runtime.set_draining(body.boolean("draining"))
@@ -76,9 +89,16 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
 
     @app.post(labels.SESSIONS_PATH, dependencies=[Depends(may_move)])
     async def take(request: Request) -> JSONResponse:
-        live = await sessions.take(await read_body(request, session_document.MAX_BYTES))
+        age_s = _age_s(request.query_params.get("recovered_ms"))
+        body = await read_body(request, session_document.MAX_BYTES)
+        live = await sessions.take(body, age_s)
         ttl_ms = runtime.settings.sessions.resume_ttl_s * 1000
         return JSONResponse({"session": {"id": live.session.id}, "ttl_ms": ttl_ms})
+
+    @app.get(labels.SNAPSHOTS_PATH, dependencies=[Depends(may_move)])
+    async def snapshots(gateway: str) -> StreamingResponse:
+        stream = SnapshotStream(sessions, runtime, gateway)
+        return StreamingResponse(stream.records(), media_type="application/octet-stream")
 
     @app.post(f"{labels.SESSIONS_PATH}/{{session_id}}/export", dependencies=[Depends(may_move)])
     async def export(session_id: str, body: Annotated[StrictFields, Depends(body_of)]) -> Response:
@@ -90,6 +110,20 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
         return Response(document, media_type="application/json")
 
     return app
+
+
+def _age_s(milliseconds: str | None) -> float | None:
+    """Return the age of a snapshot, seconds.
+
+    Raises:
+        ProtocolError: it is not a number of milliseconds.
+    """
+    if milliseconds is None:
+        return None
+    if not _MILLISECONDS.fullmatch(milliseconds):
+        message = f"recovered_ms is {shown(milliseconds)}, must be 0 to 999999"
+        raise ProtocolError("invalid_value", message, param="recovered_ms", limit=999_999)
+    return int(milliseconds) / 1000
 
 
 def _add_error_handlers(app: FastAPI) -> None:

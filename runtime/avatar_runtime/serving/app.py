@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from avatar_contracts import refusals
+from avatar_contracts import labels, refusals
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import resume
 from avatar_runtime.serving import (
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.live_session import LiveSession
     from avatar_runtime.serving.live_sessions import LiveSessions
     from avatar_runtime.serving.runtime import Runtime
+
+    Headers = list[tuple[bytes, bytes]]
 
 _SUBPROTOCOL = "realtime"
 
@@ -93,7 +95,7 @@ async def serve_session(websocket: WebSocket, runtime: Runtime, sessions: LiveSe
     except WebSocketDisconnect:
         _log.info("client left before its session started")
     else:
-        await live.carry(websocket)
+        await live.carry(websocket, carrier=_carrier(request, runtime))
 
 
 async def _open_session(
@@ -112,11 +114,13 @@ async def _open_session(
     try:
         service = runtime.settings.identity.service
         avatar = admission.check(request, service, runtime.avatars.keys())
-        await websocket.accept(_subprotocol(websocket))
+        session_id = runtime.new_session_id()
+        headers = [*_resume_header(runtime), *_session_header(session_id)]
+        await websocket.accept(_subprotocol(websocket), headers)
     except BaseException:
         runtime.slots.release()
         raise
-    return sessions.start(request, avatar)
+    return sessions.start(request, avatar, session_id)
 
 
 async def _resume(
@@ -129,10 +133,14 @@ async def _resume(
     try:
         admission.check_resume(request)
         async with sessions.pending.entered(_caller(websocket, request, runtime)):
-            await websocket.accept(_subprotocol(websocket))
+            # Whether a session exists is told to gateways only, which have a token.
+            is_gateway = runtime.tokens.session_is_required
+            known = sessions.id_of(request.query["resume"]) if is_gateway else None
+            headers = [*_resume_header(runtime), *_session_header(known)]
+            await websocket.accept(_subprotocol(websocket), headers)
             message = await _first_message(websocket)
             live = await _find(request.query["resume"], message, runtime, sessions)
-        await live.carry(websocket, message)
+        await live.carry(websocket, message, _carrier(request, runtime))
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
@@ -212,6 +220,25 @@ async def _deny(websocket: WebSocket, rejection: Rejection, runtime: Runtime) ->
 def _count(rejection: Rejection, runtime: Runtime) -> None:
     runtime.metrics.count_rejection(rejection.code)
     _log.info("session refused code=%s status=%d", rejection.code, rejection.status)
+
+
+def _carrier(request: admission.SessionRequest, runtime: Runtime) -> str:
+    """Return what the gateway calls the connection; empty if no gateway has opened it."""
+    named = request.headers.get(labels.CONNECTION_HEADER.lower(), "")
+    return named[: labels.MAX_CONNECTION_NAME]
+
+
+def _resume_header(runtime: Runtime) -> Headers:
+    """Return the header that says how long the session waits for its client."""
+    value = str(runtime.settings.sessions.resume_ttl_s)
+    return [(labels.RESUME_HEADER.lower().encode(), value.encode())]
+
+
+def _session_header(session_id: str | None) -> Headers:
+    """Return the header that tells a gateway the session of a connection."""
+    if session_id is None:
+        return []
+    return [(labels.SESSION_HEADER.lower().encode(), session_id.encode())]
 
 
 def _subprotocol(websocket: WebSocket) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.websockets import WebSocketDisconnect
 
+from avatar_contracts import refusals
 from avatar_runtime.errors import EncoderError
 from avatar_runtime.protocol.dialects import translation
 
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.video_encoding import SessionEncoder
 
 STALL_S: Final = 30.0  # docs/wire-protocol.md, "Flow control"
-
-RESUMABLE_CODES: Final = frozenset({1001, 1006, 1011, 1012})
-"""Close codes of a client that may come back: it goes away for a while, its connection was lost,
-its keepalive had no answer, or the gateway restarts."""
 
 _LEAVE_S: Final = 1.0
 _TELL_S: Final = 0.2
@@ -83,6 +80,9 @@ class Carried(Protocol):
     @property
     def dialect(self) -> Dialect | None:
         """The form of the protocol that the client speaks, `None` for the GA form."""
+
+    frames_sent: int
+    """Frames of responses that were sent to the client."""
 
     def update(self) -> None:
         """Apply what has changed in the session."""
@@ -186,7 +186,7 @@ class Connection:
 
     def _leave(self, code: int | None) -> None:
         if self._ended is None:
-            self._ended = ConnectionEnd(f"client left {code}", code in RESUMABLE_CODES)
+            self._ended = ConnectionEnd(f"client left {code}", code in refusals.RESUMABLE_CODES)
         self._wake.set()
 
     async def _write(self, first: Sequence[str | bytes]) -> None:
@@ -300,6 +300,7 @@ class Connection:
         if outgoing.frame.is_idle:
             metrics.count_idle_sent()
             return
+        self._live.frames_sent += 1
         kind: FrameKind = "drawn" if outgoing.frame.is_drawn else "silent"
         at = self._runtime.clock()
         metrics.count_sent(kind, now - outgoing.frame.requested_at, at)

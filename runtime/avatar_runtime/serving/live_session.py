@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.websockets import WebSocket
 
+    from avatar_contracts.usage import SessionUsageDocument
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.protocol.dialects.translation import Dialect
     from avatar_runtime.protocol.resume import ResumeRequest, ResumeTokens
@@ -38,6 +39,8 @@ REPLACED: Final = 4409
 """Close code of a connection whose session continues on another one."""
 MOVED: Final = 1012
 """Close code of a connection whose session continues on another pod."""
+_MAX_UNKNOWN: Final = 100_000
+"""Messages after the snapshot of a session that its client may have: minutes of them."""
 ASKED_S: Final = 1.0
 """Time from `session.migrate` to the end of the connection."""
 _REPLACED: Final = "the session continues on another connection"
@@ -52,6 +55,8 @@ class _Attachment:
     websocket: WebSocket
     request: ResumeRequest | None
     """What the client has, `None` on the first connection of the session."""
+    carrier: str
+    """What the gateway calls the connection."""
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -96,6 +101,13 @@ class LiveSession:
         self.tokens = tokens
         self.former_ids: tuple[str, ...] = ()
         """Ids of the session on other pods, by which its client may ask for it."""
+        self.frames_sent = 0
+        """Frames of responses that were sent to the client."""
+        self.recovered_s: float | None = None
+        """Age of the snapshot from which the session goes on, seconds, until its client is back;
+        `None` if it has its state."""
+        self.carrier = ""
+        """What the gateway calls the connection that carries the session; empty without one."""
         self.is_asked_to_move = False
         """Whether the client was asked to continue it on another pod."""
         self._resumes = resume_limits.new_bucket()
@@ -124,6 +136,16 @@ class LiveSession:
         return (self.session.id, *self.former_ids)
 
     @property
+    def usage(self) -> SessionUsageDocument:
+        """What the session has used on this pod."""
+        return {
+            "id": self.session.id,
+            "frames": self.frames_sent,
+            "speech_ms": round(self.session.spoken_s * 1000),
+            "ended": False,
+        }
+
+    @property
     def remaining_s(self) -> float:
         """Time until the maximum duration of the session, seconds."""
         return self._ends_at - self.runtime.clock()
@@ -134,13 +156,15 @@ class LiveSession:
 
     # Connections
 
-    async def carry(self, websocket: WebSocket, request: ResumeRequest | None = None) -> None:
+    async def carry(
+        self, websocket: WebSocket, request: ResumeRequest | None = None, carrier: str = ""
+    ) -> None:
         """Serve the session on a connection, and return when that one is over.
 
         `request` is the first message of a connection that continues the session; `admit` has
-        accepted it.
+        accepted it. `carrier` is what the gateway calls the connection.
         """
-        earlier, attachment = self._next, _Attachment(websocket, request)
+        earlier, attachment = self._next, _Attachment(websocket, request, carrier)
         self._next = attachment
         self._changed.set()
         if earlier is not None:  # the client has lost that connection, too
@@ -163,6 +187,8 @@ class LiveSession:
         if self.is_moving:
             raise moving()
         last_seq = self.replay.last_seq
+        if self.recovered_s is not None:
+            last_seq += _MAX_UNKNOWN
         if request.last_seq > last_seq:
             message = f"last_seq is {request.last_seq}; the last message has {last_seq}"
             raise ProtocolError(
@@ -290,6 +316,7 @@ class LiveSession:
         batcher, session = self.runtime.batcher, self.session
         batcher.add(session, self.wake, self.clock)
         self.runtime.connections.add(self)
+        self.runtime.usage.add(session.id, self)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = []
@@ -300,6 +327,7 @@ class LiveSession:
                     task.cancel()
         finally:
             self.runtime.connections.discard(self)
+            self.runtime.usage.remove(session.id)
             batcher.remove(session.id)
             self.runtime.set_speaking(session.id, False)
             if self._move is not None:
@@ -321,6 +349,7 @@ class LiveSession:
                 if self._is_over or self.session.closing is not None:
                     break
                 continue
+            self.carrier = attachment.carrier
             try:
                 first = await self._first_messages(attachment)
                 if first is None:
@@ -333,7 +362,7 @@ class LiveSession:
                     await attachment.websocket.close(1011, "internal_error")
                 raise
             finally:
-                self._connection = None
+                self._connection, self.carrier = None, ""
                 attachment.is_over.set()
             how = ended.how
             if not ended.is_resumable or self._ttl_s == 0:
@@ -367,24 +396,26 @@ class LiveSession:
         request = attachment.request
         if request is None:
             return ()
+        try:
+            lost_ms = self._recover(request)
+        except ProtocolError as error:
+            await self._end_at_gap(attachment, error)
+            return None
         messages = self.replay.after(request.last_seq)
         if isinstance(messages, Gap):
-            error = ProtocolError(
+            gap = ProtocolError(
                 "resume_gap",
                 f"last_seq is {request.last_seq}; the messages before {messages.first_kept} are"
                 " not kept any more",
                 param="last_seq",
                 value=request.last_seq,
                 limit=messages.first_kept,
-                close=refusals.RESUME_REFUSED_CLOSE,
             )
-            self.runtime.metrics.count_resume("gap")
-            self.session.end(refusals.RESUME_REFUSED_CLOSE, error.code, self.clock())
-            await close_refused(attachment.websocket, error)
+            await self._end_at_gap(attachment, gap)
             return None
         self.replay.forget(request.last_seq)
         resume = Resume(self.tokens.issue(request.token), self._ttl_s * 1000)
-        text = self.session.resumed(resume, request.last_seq + 1)
+        text = self.session.resumed(resume, request.last_seq + 1, lost_ms)
         if self.dialect is not None:
             text = translation.from_ga(self.dialect, text) or text
         self.runtime.metrics.count_resume("resumed")
@@ -395,6 +426,32 @@ class LiveSession:
             len(messages),
         )
         return (text, *messages)
+
+    def _recover(self, request: ResumeRequest) -> float | None:
+        """Go on from a snapshot, and return what is lost of the speech, ms; `None` if it is none.
+
+        Raises:
+            ProtocolError: the client has messages that this session cannot make again.
+        """
+        age_s, self.recovered_s = self.recovered_s, None
+        if age_s is None:
+            return None
+        self.clock.advance(age_s)
+        lost_ms = 0.0
+        if request.last_seq > self.replay.last_seq:
+            lost_ms = self.session.recover(request.last_seq, request.position, self.clock())
+            self.replay.skip_to(request.last_seq)
+        self.runtime.metrics.count_resume("recovered")
+        _log.info(
+            "session recovered session=%s age_s=%.3f lost_ms=%.0f", self.session.id, age_s, lost_ms
+        )
+        return lost_ms
+
+    async def _end_at_gap(self, attachment: _Attachment, error: ProtocolError) -> None:
+        """End the session, whose client lacks messages."""
+        self.runtime.metrics.count_resume("gap")
+        self.session.end(refusals.RESUME_REFUSED_CLOSE, error.code, self.clock())
+        await close_refused(attachment.websocket, error)
 
 
 def moving() -> ProtocolError:

@@ -52,7 +52,14 @@ class LiveSessions:
             raise live_session.moving()
         raise live_session.refused()
 
-    def start(self, request: admission.SessionRequest, avatar: str | None) -> LiveSession:
+    def id_of(self, session_id: str) -> str | None:
+        """Return the present id of a session that this pod has, by any of its ids."""
+        live = self._sessions.get(session_id)
+        return None if live is None else live.session.id
+
+    def start(
+        self, request: admission.SessionRequest, avatar: str | None, session_id: str
+    ) -> LiveSession:
         """Start the session of a request, and return its slot when it has ended.
 
         The caller has acquired the slot.
@@ -64,6 +71,7 @@ class LiveSessions:
             avatar,
             admission.reported_service(request, settings.identity.service),
             request.video,
+            session_id=session_id,
             names_avatar=request.names_avatar,
             resume=Resume(tokens.issue(), ttl_ms) if ttl_ms else None,
         )
@@ -120,8 +128,19 @@ class LiveSessions:
             raise session_moves.not_asked()
         return live
 
-    async def take(self, body: bytes) -> LiveSession:
+    def carried_by(self, gateway: str) -> list[LiveSession]:
+        """Return the sessions that a gateway carries now."""
+        return [
+            live
+            for session_id, live in self._sessions.items()
+            if live.carrier.startswith(f"{gateway}/") and session_id == live.session.id
+        ]
+
+    async def take(self, body: bytes, recovered_s: float | None = None) -> LiveSession:
         """Continue the session of a document, which waits for its client.
+
+        `recovered_s` is the age of the document if it is the last snapshot of a session whose pod
+        is lost, seconds.
 
         Raises:
             ProtocolError: the document is wrong, or this pod cannot continue the session.
@@ -143,6 +162,7 @@ class LiveSessions:
                 raise
         # A session that comes back was refused elsewhere: the drain does not ask it again.
         live.is_asked_to_move = is_own
+        live.recovered_s = recovered_s
         self._moved.forget(live.ids)
         self._runtime.metrics.count_move("imported")
         _log.info("session imported session=%s was=%s", live.session.id, heading.id)

@@ -24,6 +24,7 @@ from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
+from avatar_runtime.serving.usage import UsageReports
 from avatar_runtime.serving.video_encoding import VideoEncoders
 from avatar_runtime.upstream import shell
 from avatar_runtime.video import trial
@@ -92,6 +93,7 @@ class Runtime:
         self.connections: set[LiveConnection] = set()
         """The sessions of this pod, also those that wait for their client."""
         self.large_messages = LargeMessages()
+        self.usage = UsageReports(clock)
         self.video_encoders = VideoEncoders(metrics, settings.sessions.fps)
         self.stopping = False
         """Whether the state streams end, because the process stops."""
@@ -196,23 +198,29 @@ class Runtime:
         self.metrics.show_batch_limit(self.batcher.limit.value)
         self.changes.notify()
 
+    def new_session_id(self) -> str:
+        """Return an id for a session of this pod."""
+        return session_ids.new(self.settings.identity.pod)
+
     def open_session(
         self,
         avatar: str | None,
         service: str,
         video: VideoMode = VideoMode.JPEG,
         *,
+        session_id: str = "",
         names_avatar: bool = False,
         resume: Resume | None = None,
     ) -> Session[AudioWindow]:
         """Return a new session that reports `service` as its model.
 
-        The caller has acquired a slot for it. `resume` is how the client can continue it.
+        The caller has acquired a slot for it. `session_id` is from `new_session_id`; an empty one
+        is made here. `resume` is how the client can continue it.
         """
         settings = self.settings.sessions
         character = self._characters[avatar] if avatar else next(iter(self._characters.values()))
         read_only = ReadOnlyFields(
-            id=session_ids.new(self.settings.identity.pod),
+            id=session_id or self.new_session_id(),
             model=service,
             expires_at=int(time.time()) + settings.max_duration_s,
             fps=settings.fps,
@@ -230,7 +238,7 @@ class Runtime:
 
         The caller has acquired a slot for it.
         """
-        session_id = session_ids.new(self.settings.identity.pod)
+        session_id = self.new_session_id()
         read_only = ReadOnlyFields(session_id, heading.model, heading.expires_at, heading.fps)
         return self._session(config, read_only, continues=heading.suffix)
 

@@ -43,6 +43,10 @@ class SessionClock:
             self._paused_s += self._clock() - self._stopped_at
             self._stopped_at = None
 
+    def advance(self, seconds: float) -> None:
+        """Skip a time that has passed on another pod."""
+        self._paused_s -= seconds
+
     def runtime_time(self, at: float) -> float:
         """Return the time of the runtime at a time of the session, without further pauses."""
         pause_s = 0.0 if self._stopped_at is None else self._clock() - self._stopped_at

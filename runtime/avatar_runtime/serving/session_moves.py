@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import ProtocolError, Rejection, quoted
-from avatar_runtime.protocol import config_document, session_document
+from avatar_runtime.protocol import config_document, replay, session_document
 from avatar_runtime.protocol.dialects import translation
 from avatar_runtime.protocol.resume import ResumeTokens
 from avatar_runtime.protocol.session_document import Heading
@@ -22,8 +22,8 @@ MAX_MOVED: Final = 1024
 """Sessions that have left, at most; a client of an older one is refused."""
 
 
-def export(live: LiveSession) -> dict[str, object]:
-    """Return the document of a session.
+def export(live: LiveSession, most_replayed: int = replay.MAX_BYTES) -> dict[str, object]:
+    """Return the document of a session, with at most `most_replayed` bytes of messages sent before.
 
     Raises:
         ProtocolError: the session cannot move as it is now.
@@ -44,7 +44,7 @@ def export(live: LiveSession) -> dict[str, object]:
     return {
         **session_document.describe(heading, session, live.clock()),
         "resume": live.tokens.export(),
-        "replay": live.replay.export(),
+        "replay": live.replay.export(most_replayed),
     }
 
 

@@ -7,14 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_gateway.core.credentials import (
-    ClientSecret,
-    mint,
-    presented,
-    verify,
-)
+from avatar_gateway.core import credentials
+from avatar_gateway.core.credentials import ClientSecret, presented
+from avatar_gateway.core.tenants import PLATFORM_KEY, Credential, CredentialKind
 
 KEY = "a-key-of-some-length"
+API_KEY = Credential(CredentialKind.API_KEY, "abcdefgh")
+
+
+def mint(key: str, secret: ClientSecret) -> str:
+    return credentials.mint(credentials.platform_signing_key(key), secret)
+
+
+def verify(key: str, text: str, now: float) -> ClientSecret | None:
+    parsed = credentials.parse_secret(text, now)
+    signing_key = credentials.platform_signing_key(key)
+    return parsed.content if parsed is not None and parsed.is_signed_with([signing_key]) else None
 
 
 @pytest.mark.parametrize(
@@ -35,12 +43,20 @@ def test_a_credential_is_read_from_each_place(
     assert presented(headers, protocols) == expected
 
 
-@given(st.integers(1, 2**40), st.text(max_size=40))
+@given(
+    st.integers(1, 2**40),
+    st.text(max_size=40),
+    st.sampled_from(["", "https://a.example"]),
+    st.integers(0, 9),
+    st.sampled_from(["", "acme"]),
+)
 def test_a_client_secret_is_valid_on_every_replica_until_it_expires(
-    expires_at: int, model: str
+    expires_at: int, model: str, origin: str, uses: int, tenant: str
 ) -> None:
-    secret = ClientSecret(expires_at, model)
-    text = mint(KEY, secret, "nonce")
+    secret = ClientSecret(
+        expires_at, model, "id", origin, uses, tenant, API_KEY if tenant else PLATFORM_KEY
+    )
+    text = mint(KEY, secret)
     assert verify(KEY, text, expires_at - 0.5) == secret
     assert verify(KEY, text, expires_at) is None
     assert verify("another-key-altogether", text, 0) is None
@@ -50,7 +66,7 @@ def test_a_client_secret_is_valid_on_every_replica_until_it_expires(
 
 @given(st.data())
 def test_a_modified_client_secret_is_invalid(data: st.DataObject) -> None:
-    text = mint(KEY, ClientSecret(100, "a/b"), "n")
+    text = mint(KEY, ClientSecret(100, "a/b"))
     position = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from("aZ0_-.").filter(lambda c: c != text[position]))
     changed = text[:position] + other + text[position + 1 :]
@@ -75,19 +91,19 @@ def test_a_malformed_client_secret_is_invalid(text: str) -> None:
 
 
 def test_a_client_secret_needs_its_prefix_and_both_parts() -> None:
-    text = mint(KEY, ClientSecret(100, "a/b"), "n")
+    text = mint(KEY, ClientSecret(100, "a/b"))
     assert verify(KEY, text, 0) is not None
     assert verify(KEY, text.removeprefix("ek_"), 0) is None
     assert verify(KEY, text.replace(".", ""), 0) is None
 
 
 def test_a_client_secret_of_an_earlier_version_for_all_services_is_invalid() -> None:
-    text = mint(KEY, ClientSecret(100, None), "n")  # type: ignore[arg-type]
+    text = mint(KEY, ClientSecret(100, None))  # type: ignore[arg-type]
     assert verify(KEY, text, 0) is None
 
 
 def test_a_signature_with_foreign_characters_is_invalid() -> None:
-    text = mint(KEY, ClientSecret(100, "a/b"), "n")
+    text = mint(KEY, ClientSecret(100, "a/b"))
     assert verify(KEY, text + "!", 0) is None
     assert verify(KEY, text.replace(".", ".!!!!"), 0) is None
 
@@ -98,8 +114,8 @@ def test_the_format_of_a_client_secret_is_stable() -> None:
         "ek_WzIwMDAwMDAwMDAsImFjbWUvY29uY2llcmdlIiwibm9uY2UiXQ"
         ".buGs-0bCd0ahybm5MC1193gN1YsXh4urL0AgBI8NS4w"
     )
-    secret = ClientSecret(2_000_000_000, "acme/concierge")
-    assert mint(KEY, secret, "nonce") == text
+    secret = ClientSecret(2_000_000_000, "acme/concierge", "nonce")
+    assert mint(KEY, secret) == text
     assert verify(KEY, text, 0) == secret
 
 
@@ -109,3 +125,52 @@ def test_the_first_place_of_a_credential_has_precedence() -> None:
     assert presented(headers, protocols) == "first"
     assert presented({"api-key": " second "}, protocols) == "second"
     assert presented({"api-key": " "}, protocols) == "third"
+
+
+def test_the_key_that_signs_for_a_tenant_changes_with_all_that_it_stands_for() -> None:
+    other = Credential(CredentialKind.API_KEY, "abcdefgi")
+    token = Credential(CredentialKind.JWT, "abcdefgh")
+    made = {
+        credentials.tenant_signing_key(key, tenant, source, proof)
+        for key in ("gateway-key-1", "gateway-key-2")
+        for tenant in ("acme", "globex")
+        for source in (API_KEY, other, token)
+        for proof in (b"", b"h")
+    }
+    assert len(made) == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("avk_abcdefgh_" + "a" * 43, True),
+        ("x=avk_abcdefgh_" + "a" * 43, True),
+        ("ek_x", True),
+        ("sk-x", True),
+        ("eyJhbGciOiJub25lIn0.e30.", True),
+        ("eyJ", False),
+        ("avk_", False),
+        ("acme/concierge", False),
+    ],
+)
+def test_what_looks_like_a_credential_does_not_belong_into_a_url(text: str, expected: bool) -> None:
+    assert credentials.looks_like_credential(text) is expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "7",
+        "[]",
+        "{}",
+        '[9, "a/b"]',
+        '[9, "a/b", "n", "", 0, "acme", "root", ""]',
+        '[9, "a/b", "n", "", "0", "acme", "key", ""]',
+        '[9, "a/b", "n", "", 0, "acme", "key", "", 1]',
+        '["9", "a/b", "n"]',
+        "[" * 6000,
+    ],
+)
+def test_signed_nonsense_is_invalid(fields: str) -> None:
+    body = base64.urlsafe_b64encode(fields.encode()).decode().rstrip("=")
+    assert credentials.parse_secret(f"ek_{body}.AAAA", 0) is None

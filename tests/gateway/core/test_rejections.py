@@ -13,6 +13,7 @@ from avatar_gateway.core import rejections, routing
         ("invalid_query", 400, 1008, None),
         ("key_in_url", 400, 1008, None),
         ("unauthenticated", 401, 4401, ("WWW-Authenticate", "Bearer")),
+        ("origin_not_allowed", 403, 4403, None),
         ("model_not_found", 404, 4404, None),
         ("upgrade_required", 426, None, ("Upgrade", "websocket")),
         ("no_capacity", 503, 1013, ("Retry-After", "5")),

@@ -27,9 +27,24 @@ def test_the_pod_receives_the_query_without_the_gateway_parameters() -> None:
         ("future", "x"),
     ]
     passed = [("model", "acme/concierge"), ("avatar", "anna"), ("future", "x")]
-    assert parse(query) == SessionRequest("acme/concierge", 1500, passed)
+    assert parse(query) == SessionRequest("acme/concierge", 1500, passed, avatar="anna")
     assert wants_close_code(query)
     assert not wants_close_code(query[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("resumes", "1", True),
+        ("resumes", "0", False),
+        ("resume", "sess_1", True),
+        ("wait_ms", "1", False),
+    ],
+)
+def test_a_caller_says_that_it_can_resume(name: str, value: str, expected: bool) -> None:
+    request = parse([("model", "acme/concierge"), (name, value)])
+    assert request.can_resume is expected
+    assert all(each != "resumes" for each, _ in request.forwarded)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +64,7 @@ def test_the_pod_receives_the_query_without_the_gateway_parameters() -> None:
         pytest.param([("model", "a/b"), ("wait_ms", "9" * 5000)], "wait_ms", id="huge"),
         pytest.param([("model", "a/b"), ("wait_ms", "٣")], "wait_ms", id="other digits"),
         pytest.param([("model", "a/b"), ("refuse", "loudly")], "refuse", id="refuse"),
+        pytest.param([("model", "a/b"), ("resumes", "yes")], "resumes", id="resumes"),
     ],
 )
 def test_a_wrong_query_is_rejected_with_its_parameter(

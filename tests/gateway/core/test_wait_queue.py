@@ -6,41 +6,47 @@ from hypothesis import strategies as st
 
 from avatar_gateway.core.wait_queue import (
     GRANT_HISTORY,
-    MAX_LENGTH,
     RETRYABLE_CODES,
     UPDATE_S,
     Announcement,
-    WaitQueue,
     eta_ms,
     is_due,
+    is_own_limit,
+    is_temporary,
+    round_s,
+    with_grant,
 )
-
-
-def test_the_longest_waiting_caller_is_next() -> None:
-    queue = WaitQueue().with_caller(4).with_caller(9).with_caller(5)
-    assert [queue.position(caller_id) for caller_id in (4, 9, 5)] == [1, 2, 3]
-    assert queue.without(4).position(9) == 1
-    assert queue.with_grant(4, 10.0).callers == (9, 5)
-
-
-def test_a_queue_is_bounded() -> None:
-    queue = WaitQueue(tuple(range(999)))
-    assert not queue.is_full
-    assert queue.with_caller(MAX_LENGTH).is_full
-    assert MAX_LENGTH == 1000
+from avatar_gateway.errors import Rejection
 
 
 def test_the_last_twenty_grants_are_kept() -> None:
-    queue = WaitQueue()
+    grants: tuple[float, ...] = ()
     for second in range(25):
-        queue = queue.with_caller(second).with_grant(second, float(second))
-    assert queue.grants == tuple(float(second) for second in range(5, 25))
+        grants = with_grant(grants, float(second))
+    assert grants == tuple(float(second) for second in range(5, 25))
     assert GRANT_HISTORY == 20
 
 
-def test_changes_of_the_callers_keep_the_grants() -> None:
-    queue = WaitQueue((1,), (5.0,))
-    assert queue.with_caller(2).grants == queue.without(1).grants == (5.0,)
+@pytest.mark.parametrize(
+    ("rejection", "own", "temporary"),
+    [
+        (Rejection("no_capacity", ""), False, True),
+        (Rejection("quota_exceeded", "", param="sessions"), True, True),
+        (Rejection("quota_exceeded", "", param="sessionsPerService"), True, True),
+        (Rejection("quota_exceeded", "", param="minutesPerMonth"), False, False),
+        (Rejection("model_not_found", "", param="sessions"), False, False),
+    ],
+    ids=["no slot", "sessions", "sessions per service", "minutes", "unknown"],
+)
+def test_a_caller_waits_for_slots_and_for_the_sessions_of_its_tenant(
+    rejection: Rejection, own: bool, temporary: bool
+) -> None:
+    assert is_own_limit(rejection) is own
+    assert is_temporary(rejection) is temporary
+
+
+def test_positions_are_computed_less_often_in_a_long_queue() -> None:
+    assert [round_s(callers) for callers in (1, 500, 2000)] == [0.1, 0.1, 0.4]
 
 
 @pytest.mark.parametrize("code", ["no_capacity", "not_ready", "draining"])
@@ -68,23 +74,6 @@ def test_the_estimate_follows_the_recent_grants(
     grants: tuple[float, ...], now: float, eta: int | None
 ) -> None:
     assert eta_ms(3, grants, now) == eta
-
-
-@given(st.lists(st.tuples(st.sampled_from(["arrive", "leave", "served"]), st.integers(0, 30))))
-def test_callers_stay_in_the_order_of_their_arrival(steps: list[tuple[str, int]]) -> None:
-    queue, order, caller_id = WaitQueue(), list[int](), 0
-    for what, which in steps:
-        if what == "arrive":
-            queue, caller_id = queue.with_caller(caller_id), caller_id + 1
-            order.append(caller_id - 1)
-        elif order and what == "leave":
-            queue = queue.without(left := order[which % len(order)])
-            order.remove(left)
-        elif order:
-            queue = queue.with_grant(order.pop(0), float(which))
-        assert list(queue.callers) == order
-        assert len(queue.grants) <= GRANT_HISTORY
-        assert all(queue.position(caller) == place for place, caller in enumerate(order, start=1))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,10 +13,12 @@ import pytest
 
 from avatar_contracts.backoff import Backoff
 from avatar_contracts.tokens import gateway_key, state_token
-from avatar_gateway.core import model
-from avatar_gateway.kube import informers
+from avatar_gateway.core import api_keys, model
+from avatar_gateway.core.tenants import Principal
+from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.pod_registry import PodRegistry
-from avatar_gateway.streams.runtimes import StateStreams, new_http_session
+from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,7 +34,7 @@ async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[Po
     async with informers.connected(str(fake.kubeconfig)) as api:
         kinds: dict[str, informers.EventSink] = {
             informers.PODS: informers.PodSink(registry),
-            informers.SERVICES: informers.ServiceSink(registry),
+            informers.SERVICES: informers.ServiceSink(registry, TenantRegistry()),
         }
         watches = [
             informers.reflector(api, kind, namespace, sink, Backoff(0.01, 0.02, lambda: 1.0))
@@ -184,7 +187,9 @@ async def _streaming(
     """Run the streams; yield one item for each fault that was counted."""
     faults: list[str] = []
     async with new_http_session() as http:
-        streams = StateStreams(
+        streams = PodStreams(
+            STATES,
+            update_states(registry),
             registry,
             http,
             lambda: keys,
@@ -361,3 +366,76 @@ async def test_a_pod_that_was_taken_over_keeps_the_token_of_its_original_service
         fresh.set_pod(replace(moved, ready=True))  # causes a new connection, as after a lost one
         await until(lambda: len(pod.tokens) == 2)
     assert set(pod.tokens) == {f"Bearer {state_token(gateway_key(MASTER), 'acme/concierge')}"}
+
+
+@pytest.mark.parametrize("status", [404, 403])
+async def test_a_cluster_without_tenants_or_without_the_right_is_synced(
+    fake: Any, until: Until, status: int
+) -> None:
+    fake.absent = status
+    tenants = TenantRegistry("keys")
+    async with informers.connected(str(fake.kubeconfig)) as api:
+        sinks: dict[str, informers.EventSink] = {
+            informers.TENANTS: tenant_sinks.TenantSink(tenants),
+            informers.NAMESPACES: tenant_sinks.NamespaceSink(tenants),
+            informers.SECRETS: tenant_sinks.KeySink(tenants),
+        }
+        watches = [
+            informers.reflector(
+                api, kind, None, sink, Backoff(0.01, 0.02, lambda: 1.0), optional=True
+            )
+            for kind, sink in sinks.items()
+        ]
+        tasks = [asyncio.create_task(watch.run()) for watch in watches]
+        await until(lambda: all(watch.synced.is_set() for watch in watches))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_tenants_keys_and_labels_reach_the_registry(fake: Any, until: Until) -> None:
+    key_id, key = api_keys.new_key(b"r" * 32, b"i" * 16)
+    entry = base64.b64encode(api_keys.entry_of(key, b"s" * 16).encode()).decode()
+    spec = {
+        "access": {"namespaceSelector": {"matchLabels": {"team": "acme"}}},
+        "apiKeys": {"secretRefs": [{"name": "keys"}]},
+    }
+    fake.items |= {
+        "avatartenants": [{"metadata": {"name": "acme"}, "spec": spec}],
+        "namespaces": [{"metadata": {"name": "acme", "labels": {"team": "acme"}}}],
+        "secrets": [{"metadata": {"name": "keys", "namespace": "k"}, "data": {key_id: entry}}],
+        "avatarservices": [{"metadata": {"name": "desk", "namespace": "acme"}}],
+    }
+    fake.events |= {kind: asyncio.Queue() for kind in ("avatartenants", "namespaces", "secrets")}
+    tenants = TenantRegistry("k")
+    async with informers.connected(str(fake.kubeconfig)) as api:
+        kinds: list[tuple[str, str | None, informers.EventSink]] = [
+            (informers.TENANTS, None, tenant_sinks.TenantSink(tenants)),
+            (informers.NAMESPACES, None, tenant_sinks.NamespaceSink(tenants)),
+            (informers.SECRETS, "k", tenant_sinks.KeySink(tenants)),
+            (informers.SERVICES, None, informers.ServiceSink(PodRegistry(), tenants)),
+        ]
+        tasks = [
+            asyncio.create_task(
+                informers.reflector(
+                    api, kind, namespace, sink, Backoff(0.01, 0.02, lambda: 1.0)
+                ).run()
+            )
+            for kind, namespace, sink in kinds
+        ]
+        await until(lambda: tenants.find_key(key, 0))
+        found = tenants.find_key(key, 0)
+        assert found is not None
+        holder = Principal(found[0].tenant)
+        await until(lambda: tenants.permits(holder, "acme/desk"))
+        closed = {"metadata": {"name": "desk", "namespace": "acme", "resourceVersion": "101"}}
+        event = {"type": "MODIFIED", "object": closed | {"spec": {"tenants": ["globex"]}}}
+        fake.events["avatarservices"].put_nowait(event)
+        await until(lambda: not tenants.permits(holder, "acme/desk"))
+        gone = {"metadata": {"name": "keys", "namespace": "k", "resourceVersion": "102"}}
+        fake.events["secrets"].put_nowait({"type": "DELETED", "object": gone})
+        await until(lambda: tenants.find_key(key, 0) is None)
+        assert any(path == "/api/v1/namespaces/k/secrets" for path, _ in fake.queries)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

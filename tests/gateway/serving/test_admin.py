@@ -38,7 +38,7 @@ async def test_the_state_counts_sessions_arrivals_and_rejections(gateway: Any) -
             await _caller(gateway)
         async with http.get("/control/v1/state", headers=HEADERS) as response:
             state = await response.json()
-    assert state.keys() == {"pod", "services", "tenants", "sequence"}
+    assert state.keys() == {"pod", "services", "tenants", "shared_state", "sequence"}
     assert (state["pod"], state["tenants"]) == ("gateway-1", {})
     assert state["services"] == {
         "acme/concierge": {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatar_gateway.serving import proxy
+from avatar_gateway.serving import sessions as sessions_module
 from avatar_gateway.serving.sessions import CLOSE_TIMEOUT_S, Sessions
 
 if TYPE_CHECKING:
@@ -48,6 +49,33 @@ async def test_a_drain_has_a_time_limit_for_sessions_that_do_not_end(
     assert "sessions=1 timeout_s=0.01" in record.getMessage()
 
 
+async def test_a_drain_hands_over_the_sessions_whose_callers_can_resume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sessions_module, "_NEW_S", 0.01)
+    sessions = Sessions()
+    loyal = sessions.start(SERVICE)
+    resumable = [sessions.start(SERVICE, can_resume=True) for _ in range(60)]
+    drain = asyncio.create_task(sessions.drain(3600))
+    async with asyncio.timeout(10):
+        for stop in resumable:
+            assert await stop == proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts")
+            sessions.finish(SERVICE, stop)
+        assert not loyal.done()
+        sessions.finish(SERVICE, loyal)
+        assert await drain == 0
+
+
+async def test_a_new_session_is_handed_over_when_its_caller_has_its_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sessions_module, "_NEW_S", 3600.0)
+    sessions = Sessions()
+    stop = sessions.start(SERVICE, can_resume=True)
+    assert await sessions.drain(0.05, close_timeout_s=0.0) == 1  # the drain itself ended it
+    assert stop.done()
+
+
 async def test_a_repeated_drain_counts_the_sessions_that_still_end() -> None:
     sessions = Sessions()
     sessions.start(SERVICE)
@@ -82,7 +110,8 @@ async def test_a_change_wakes_those_who_wait_for_one() -> None:
     async with asyncio.timeout(5):
         await waiting
         await sessions.wait_for_change(sequence, 3600)  # the state is already newer
-    assert sessions.waiting == 2
+    state = sessions.state("g", frozenset({SERVICE}), 0)
+    assert state["services"][SERVICE]["waiting"] == 2
 
 
 def test_a_deleted_service_with_waiting_callers_stays_in_the_state() -> None:

@@ -96,6 +96,8 @@ test("a lost connection is resumed: each event once, and only the input that the
   connection.send({ type: "input_audio_buffer.commit", event_id: "c2" });
   const second = await next();
   assert.equal(second.url.searchParams.get("resume"), "sess_1");
+  // A gateway may end the connections of a client that says that it resumes.
+  assert.deepEqual([first, second].map(({ url }) => url.searchParams.get("resumes")), ["1", null]);
   assert.equal(second.url.searchParams.get("model"), "a/b");
   const replay = [{ type: "a", seq: 2 }, { type: "input_audio_buffer.committed", seq: 3 }, { type: "b", seq: 4 }];
   await resume(second, { last: 2, replay, messages: 3 });

@@ -43,6 +43,7 @@ class Puppet:
     has_open_audio = False
     announces_itself = False
     forwards = False
+    can_repeat = False
 
     def __init__(self, parts: SessionParts[Any]) -> None:
         self.parts = parts

@@ -342,6 +342,25 @@ async def test_all_refusals_look_the_same(serve: Serve, kind: str) -> None:
             await each.read(lambda event: event["type"] == "response.done")
 
 
+@pytest.mark.parametrize("token", ["", "s3cret"])
+async def test_a_pod_names_the_session_of_a_connection(serve: Serve, token: str) -> None:
+    """Who may ask whether a session exists has the token of a gateway."""
+    given = {"AVATAR_SESSION_TOKEN": token} if token else {}
+    headers = {labels.SESSION_TOKEN_HEADER: token}
+    async with serve(**given) as served:
+        url = f"ws://{served.sessions}/v1/realtime?model=acme/concierge"
+        async with connect(url, additional_headers=headers) as first:
+            created = json.loads(await first.recv())["session"]["id"]
+            assert first.response is not None
+            assert first.response.headers["Avatar-Session"] == created
+            unknown = f"{created[:-1]}{'1' if created[-1] == '0' else '0'}"
+            for session_id, named in ((created, created if token else None), (unknown, None)):
+                asked = f"{url}&resume={session_id}"
+                async with connect(asked, additional_headers=headers) as again:
+                    assert again.response is not None
+                    assert again.response.headers.get("Avatar-Session") == named
+
+
 @pytest.mark.parametrize(
     ("message", "code", "param"),
     [

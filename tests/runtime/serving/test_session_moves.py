@@ -154,6 +154,11 @@ async def test_a_session_moves_in_the_middle_of_a_sentence(
         if mode == "h264":
             video = caller.of(MEDIA[1])
             assert sum(event["keyframe"] for event in video) >= 4
+        # Each pod counts what it has sent, so that the sum of both is what the client has heard.
+        used = [each for served in pods for each in served.runtime.usage.documents()]
+        assert len(used) == len(ids)
+        assert sum(each["frames"] for each in used) == FRAMES
+        assert sum(each["speech_ms"] for each in used) == pytest.approx(FRAMES * 40, abs=4)
 
 
 async def test_a_session_that_waits_for_its_client_moves(serve: Serve, engine: FakeEngine) -> None:

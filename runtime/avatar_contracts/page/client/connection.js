@@ -130,7 +130,9 @@ export class Connection {
     const protocols = await subprotocols(this.address);
     if (this.state === "closed") return;
     const target = new URL(url);
+    // A gateway that restarts hands over the sessions of clients that resume.
     if (resumes) target.searchParams.set("resume", this.sessionId);
+    else target.searchParams.set("resumes", "1");
     this.refusal = null;
     const socket = new WebSocket(target.href, protocols);
     socket.binaryType = "arraybuffer";

@@ -31,6 +31,7 @@ class Bridge(Generic[W]):
     """The mode of a session whose answers come from an upstream."""
 
     forwards: Final = True
+    can_repeat: Final = False
     announces_itself: Final = True
 
     def __init__(self, parts: SessionParts[W], options: BridgeOptions, now: float) -> None:

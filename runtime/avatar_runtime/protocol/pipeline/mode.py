@@ -38,6 +38,7 @@ class Pipeline(Generic[W]):
 
     announces_itself: Final = False
     forwards: Final = False
+    can_repeat: Final = False
     can_receive: Final = True
 
     def __init__(self, parts: SessionParts[W], options: PipelineOptions) -> None:

@@ -43,6 +43,7 @@ BENCHES: Final = (
         what="the operator at rest, 1,000 pods telling it so each second",
     ),
     Bench("gateway", "localcluster.bench.gateway", what="one gateway that hears 1,000 pods"),
+    Bench("placement", "localcluster.bench.placement", what="placements of two gateways a second"),
     Bench("failover", "localcluster.bench.failover", what="100 killed leaders, 10 clean stops"),
     Bench(
         "engine",

@@ -36,25 +36,26 @@ AT_ONCE: Final = 50
 
 
 @contextlib.asynccontextmanager
-async def _world(pods: int) -> AsyncIterator[str]:
+async def running_world(pods: int, services: int = 0) -> AsyncIterator[str]:
     """Run the fakes; yield the address of their API server."""
     (port,) = ports.find_free(1)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "localcluster.fakes.gateway_world", str(pods), str(port)),
+        *(sys.executable, "-m", "localcluster.fakes.gateway_world"),
+        *(str(pods), str(port), str(services)),
         preexec_fn=processes.die_with_parent,
         env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        await waiting.until(lambda: _counts(url), bool, "the fakes are up")
+        await waiting.until(lambda: counts(url), bool, "the fakes are up")
         yield url
     finally:
         process.terminate()
         await process.wait()
 
 
-async def _counts(url: str) -> dict[str, int]:
-    """Return the open streams and sessions; nothing before the fakes are up."""
+async def counts(url: str) -> dict[str, int]:
+    """Return the counts of the fakes; nothing before they are up."""
     async with aiohttp.ClientSession() as http:
         try:
             async with http.get(f"{url}/streams") as answer:
@@ -65,8 +66,10 @@ async def _counts(url: str) -> dict[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(folder: Path, api: str, key: str) -> AsyncIterator[OperatorProcess]:
-    """Run the gateway; its address is `health`."""
+async def running_gateway(
+    folder: Path, api: str, key: str, name: str = "gateway"
+) -> AsyncIterator[OperatorProcess]:
+    """Run a gateway; its address is `health`."""
     path = folder / "kubeconfig"
     context = {"cluster": "c", "user": "u"}
     path.write_text(json.dumps({
@@ -81,15 +84,16 @@ async def _gateway(folder: Path, api: str, key: str) -> AsyncIterator[OperatorPr
         "KUBECONFIG": str(path),
         "AVATAR_API_KEY": key,
         "AVATAR_CONTROL_MASTER": secrets.token_hex(16),
-        "AVATAR_POD": "gateway",
+        "AVATAR_POD": name,
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{sessions}",
+        "AVATAR_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS": "4096",
     }
     argv = (
         *(sys.executable, "-m", "avatar_gateway", "serve"),
         *(f"--listen=127.0.0.1:{sessions}", f"--admin=127.0.0.1:{admin}"),
     )
-    gateway = operator_process.OperatorProcess(folder / "gateway.log", argv, environment)
-    running = asyncio.create_task(gateway.run(), name="gateway")
+    gateway = operator_process.OperatorProcess(folder / f"{name}.log", argv, environment)
+    running = asyncio.create_task(gateway.run(), name=name)
     try:
         yield gateway
     finally:
@@ -100,12 +104,12 @@ async def _gateway(folder: Path, api: str, key: str) -> AsyncIterator[OperatorPr
 async def run(pods: int, rest_s: float, folder: Path) -> dict[str, Any]:
     """Measure one gateway."""
     key = secrets.token_hex(16)
-    async with _world(pods) as api, _gateway(folder, api, key) as gateway:
+    async with running_world(pods) as api, running_gateway(folder, api, key) as gateway:
         await gateway.until_ready()
         started, base = time.monotonic(), _usage(gateway)
 
         async def streams() -> int:
-            return (await _counts(api))["streams"]
+            return (await counts(api))["streams"]
 
         await waiting.until(streams, lambda found: found == pods, "all pods are heard", 120)
         heard_s = round(time.monotonic() - started, 2)
@@ -149,7 +153,7 @@ async def _call_all(gateway: OperatorProcess, api: str, key: str, pods: int) -> 
                 delays.append(time.monotonic() - started)
 
         await asyncio.gather(*(call(number) for number in range(pods)))
-        found, usage = await _counts(api), _usage(gateway)
+        found, usage = await counts(api), _usage(gateway)
     return {
         "opened": found["sessions"],
         "refused": refused,

@@ -1,0 +1,147 @@
+"""How many callers of each service count as demand, by the limits of their tenants.
+
+The operator creates pods for callers that wait and for the arrivals that it expects. A tenant can
+use no more slots than its limits permit, so a flood of its callers must not create pods for more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from avatar_gateway.core.tenants import Tenant, TenantLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from avatar_gateway.core.tenants import Principal
+
+ARRIVAL_WINDOW_S: Final = 60.0
+"""In this time, about that of the start of a pod, as many arrivals of a tenant count as it may have
+sessions. More arrivals need no more slots: sessions have to end before."""
+
+
+def permitted(
+    waiting: Mapping[str, int], live: Mapping[str, int], limits: TenantLimits
+) -> Mapping[str, int]:
+    """Return how many of the waiting callers of a tenant its limits permit to start, by service.
+
+    If `limits.sessions` does not permit all, the services get equal parts as far as they need them.
+    """
+    counts = dict(waiting)
+    if (each := limits.sessions_per_service) is not None:
+        counts = {
+            name: min(count, max(0, each - live.get(name, 0))) for name, count in counts.items()
+        }
+    if limits.sessions is None:
+        return counts
+    left, found = max(0, limits.sessions - sum(live.values())), dict[str, int]()
+    ascending = sorted(counts, key=lambda name: (counts[name], name))
+    for number, name in enumerate(ascending):
+        found[name] = min(counts[name], left // (len(ascending) - number))
+        left -= found[name]
+    return found
+
+
+@dataclass(slots=True)
+class _Arrivals:
+    """A token bucket: `limit` arrivals at once, and then that many in `ARRIVAL_WINDOW_S`."""
+
+    tokens: float
+    at: float
+
+    def take(self, limit: int, now: float) -> bool:
+        gained = limit * (now - self.at) / ARRIVAL_WINDOW_S
+        self.tokens, self.at = min(float(limit), self.tokens + gained), now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _TenantDemand:
+    """What one tenant has at this gateway."""
+
+    limits: TenantLimits
+    waiting: dict[str, int] = field(default_factory=dict)
+    """Callers that wait for a slot, by service."""
+    held: set[str] = field(default_factory=set)
+    """The services whose callers wait only for the quota of the tenant."""
+    live: Counter[str] = field(default_factory=Counter)
+    counted: Mapping[str, int] = field(default_factory=dict)
+    arrivals: dict[str, _Arrivals] = field(default_factory=dict)
+    """By service; the empty name stands for all together."""
+
+
+class DemandLimiter:
+    """What counts of the demand at one gateway. The callers of the platform all count."""
+
+    def __init__(self, on_change: Callable[[str, int], None]) -> None:
+        """`on_change` gets a service and its waiting callers that count, after each change."""
+        self._on_change = on_change
+        self._tenants: dict[str, _TenantDemand] = {}
+        self._counted: Counter[str] = Counter()
+
+    def tenant_waiting(self, tenant: str) -> int:
+        """Return the number of waiting callers of a tenant, whether they count or not."""
+        found = self._tenants.get(tenant)
+        return sum(found.waiting.values()) if found else 0
+
+    def set_waiting(
+        self, principal: Principal, service: str, callers: int, *, by_quota: bool = False
+    ) -> None:
+        """Set how many callers of a tenant wait; `by_quota` if only their quota makes them wait."""
+        tenant = self._of(principal)
+        tenant.waiting[service] = callers
+        if not callers:
+            del tenant.waiting[service]
+        (tenant.held.add if by_quota and callers else tenant.held.discard)(service)
+        self._count(principal, tenant)
+
+    @contextmanager
+    def session(self, principal: Principal, service: str) -> Iterator[None]:
+        """Count a session while the context is open."""
+        self._change_live(principal, service, 1)
+        try:
+            yield
+        finally:
+            self._change_live(principal, service, -1)
+
+    def counts_arrival(self, principal: Principal, service: str, now: float) -> bool:
+        """Return whether an arrival counts, and take it from what its tenant may have."""
+        tenant = self._of(principal)
+        limits = {"": tenant.limits.sessions, service: tenant.limits.sessions_per_service}
+        known = {name: limit for name, limit in limits.items() if limit is not None}
+        return all(
+            tenant.arrivals.setdefault(name, _Arrivals(limit, now)).take(limit, now)
+            for name, limit in known.items()
+        )
+
+    def _change_live(self, principal: Principal, service: str, change: int) -> None:
+        tenant = self._of(principal)
+        tenant.live[service] += change
+        if not tenant.live[service]:
+            del tenant.live[service]
+        self._count(principal, tenant)
+
+    def _of(self, principal: Principal) -> _TenantDemand:
+        limits = (principal.tenant or Tenant("")).limits
+        tenant = self._tenants.setdefault(principal.tenant_name, _TenantDemand(limits))
+        tenant.limits = limits
+        return tenant
+
+    def _count(self, principal: Principal, tenant: _TenantDemand) -> None:
+        able = {name: n for name, n in tenant.waiting.items() if name not in tenant.held}
+        before, tenant.counted = tenant.counted, permitted(able, tenant.live, tenant.limits)
+        for name in before.keys() | tenant.counted.keys():
+            change = tenant.counted.get(name, 0) - before.get(name, 0)
+            if change:
+                self._counted[name] += change
+                self._on_change(name, self._counted[name])
+            if not self._counted[name]:
+                del self._counted[name]
+        if not tenant.waiting and not tenant.live and not tenant.arrivals:
+            del self._tenants[principal.tenant_name]

@@ -1,0 +1,203 @@
+"""Leases: which sessions count against the limits of a tenant, over all gateways.
+
+A session has one lease from before its pod is asked until it ends, however many gateways carry it
+in between. A lease expires if nobody renews it, so that a gateway that dies frees what it held.
+The scripts of `avatar_gateway.shared` decide the same in Redis; a test compares both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from avatar_gateway.core.tenants import AtMonthlyLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from avatar_gateway.core.tenants import TenantLimits
+
+TTL_MS: Final = 35_000
+"""How long a lease lives after it was renewed, and while its caller is away.
+
+A pod keeps the session of a caller that is away for 30 s (`AVATAR_RESUME_TTL_S`).
+"""
+NOBODY: Final = ""
+"""The owner of a lease whose caller is away."""
+
+SESSIONS: Final = "sessions"
+SESSIONS_PER_SERVICE: Final = "sessionsPerService"
+MINUTES_PER_MONTH: Final = "minutesPerMonth"
+WAITABLE: Final = frozenset({SESSIONS, SESSIONS_PER_SERVICE})
+"""Limits that the end of another session lifts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of one connection."""
+
+    id: str
+    """Unique in its tenant: a random id first, then that of the session, if the pod names it."""
+    tenant: str
+    service: str
+    """`NAMESPACE/NAME`."""
+    owner: str
+    """Unique for each connection: an earlier connection of the session cannot end its lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaExceeded:
+    """A limit of a tenant that refuses a session."""
+
+    which: str
+    """The field of `spec.limits` of the AvatarTenant."""
+    limit: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant uses now."""
+
+    sessions: int = 0
+    by_service: Mapping[str, int] = field(default_factory=dict)
+    month_ms: int = 0
+    """Of its sessions in this calendar month (UTC), in milliseconds."""
+
+
+@dataclass(slots=True)
+class _Held:
+    service: str
+    owner: str
+    expires_ms: float
+
+
+def exceeded(usage: Usage, service: str, limits: TenantLimits) -> QuotaExceeded | None:
+    """Return the limit that refuses one more session of a service, if any."""
+    minutes = limits.minutes_per_month
+    if minutes is not None and limits.at_monthly_limit is AtMonthlyLimit.REFUSE:
+        if usage.month_ms >= minutes * 60_000:
+            return QuotaExceeded(MINUTES_PER_MONTH, minutes, usage.month_ms // 60_000)
+    if limits.sessions is not None and usage.sessions >= limits.sessions:
+        return QuotaExceeded(SESSIONS, limits.sessions, usage.sessions)
+    used, most = usage.by_service.get(service, 0), limits.sessions_per_service
+    if most is not None and used >= most:
+        return QuotaExceeded(SESSIONS_PER_SERVICE, most, used)
+    return None
+
+
+def share(limit: int | None, own: int, total: int, replicas: int) -> int | None:
+    """Return how many sessions this gateway may have while the shared state is away.
+
+    Args:
+        limit: the limit of the tenant, None for no limit.
+        own: the sessions of this gateway when it lost the shared state.
+        total: those of all gateways then.
+        replicas: the number of gateways then; 0 if it was never known.
+
+    The shares of all gateways together never exceed the limit, unless sessions above it existed.
+    """
+    if limit is None:
+        return None
+    return own + (max(0, limit - total) // replicas if replicas else 0)
+
+
+def limits_alone(
+    limits: TenantLimits, own: Usage, total: Usage, service: str, replicas: int
+) -> TenantLimits:
+    """Return what this gateway may use of the limits while the shared state is away."""
+    per_service = (own.by_service.get(service, 0), total.by_service.get(service, 0))
+    return replace(
+        limits,
+        sessions=share(limits.sessions, own.sessions, total.sessions, replicas),
+        sessions_per_service=share(limits.sessions_per_service, *per_service, replicas),
+    )
+
+
+class LeaseTable:
+    """All leases, with a clock from outside. Times are milliseconds of one clock."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, dict[str, _Held]] = {}
+
+    def acquire(
+        self, lease: Lease, limits: TenantLimits, month_ms: int, now_ms: float
+    ) -> QuotaExceeded | None:
+        """Add a lease, or return the limit that refuses it. A repeated request counts once."""
+        held = self._live(lease.tenant, now_ms)
+        if lease.id not in held:
+            usage = self.usage(lease.tenant, now_ms, month_ms)
+            if (refusal := exceeded(usage, lease.service, limits)) is not None:
+                return refusal
+        self._put(lease, now_ms)
+        return None
+
+    def bind(self, lease: Lease, session_id: str, now_ms: float) -> bool:
+        """Name a lease by its session; return whether it has that name now.
+
+        Another lease may have it: what a pod says is not trusted.
+        """
+        held = self._live(lease.tenant, now_ms)
+        found, named = held.get(lease.id), held.get(session_id)
+        if found is None:  # a repeated request has been answered
+            return named is not None and named.owner == lease.owner
+        if found.owner != lease.owner or named is not None:
+            return False
+        del held[lease.id]
+        held[session_id] = found
+        return True
+
+    def take_over(self, lease: Lease, now_ms: float) -> None:
+        """Make the connection of `lease` the owner; no limit refuses that."""
+        self._put(lease, now_ms)
+
+    def renew(self, leases: Iterable[Lease], now_ms: float) -> None:
+        """Extend leases, and add those that are missing or that nobody owns.
+
+        The lease of another connection stays. That may be one that asks for a session without its
+        token; when it has gone, the connection of the session has the lease again.
+        """
+        for lease in leases:
+            found = self._live(lease.tenant, now_ms).get(lease.id)
+            if found is None or found.owner in (lease.owner, NOBODY):
+                self._put(lease, now_ms)
+
+    def suspend(self, lease: Lease, now_ms: float) -> None:
+        """Keep a lease for a caller that may come back."""
+        found = self._live(lease.tenant, now_ms).get(lease.id)
+        if found is not None and found.owner == lease.owner:
+            found.owner, found.expires_ms = NOBODY, now_ms + TTL_MS
+
+    def release(self, lease: Lease, now_ms: float) -> None:
+        """Remove a lease if its connection still owns it."""
+        held = self._live(lease.tenant, now_ms)
+        found = held.get(lease.id)
+        if found is not None and found.owner == lease.owner:
+            del held[lease.id]
+
+    def usage(self, tenant: str, now_ms: float, month_ms: int = 0) -> Usage:
+        """Return what a tenant uses."""
+        held = self._live(tenant, now_ms)
+        by_service: dict[str, int] = {}
+        for each in held.values():
+            by_service[each.service] = by_service.get(each.service, 0) + 1
+        return Usage(len(held), by_service, month_ms)
+
+    def tenants(self, now_ms: float) -> list[str]:
+        """Return the tenants that have leases."""
+        return [name for name in list(self._tenants) if self._live(name, now_ms)]
+
+    def _live(self, tenant: str, now_ms: float) -> dict[str, _Held]:
+        """Return the leases of a tenant, without those that expired."""
+        held = self._tenants.setdefault(tenant, {})
+        for lease_id in [key for key, each in held.items() if each.expires_ms <= now_ms]:
+            del held[lease_id]
+        if not held:
+            self._tenants.pop(tenant)
+            held = {}
+        return held
+
+    def _put(self, lease: Lease, now_ms: float) -> None:
+        held = self._tenants.setdefault(lease.tenant, {})
+        service = held[lease.id].service if lease.id in held else lease.service
+        held[lease.id] = _Held(service, lease.owner, now_ms + TTL_MS)

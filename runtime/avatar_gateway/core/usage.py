@@ -1,0 +1,130 @@
+"""What tenants have used: records whose figures only grow, and totals by the hour.
+
+Each connection of a session has a record, with an id that no other one has. Its figures are those
+since its start, so that a report that is repeated, late or lost counts nothing twice: the totals
+get the difference to what was counted before. The scripts of `avatar_gateway.shared` do the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+FIGURES: Final = (
+    "sessions",
+    "session_ms",
+    "gpu_ms",
+    "bytes_in",
+    "bytes_out",
+    "speech_ms",
+    "frames",
+    "rejections",
+)
+"""The figures of a record, in this order. `bytes_in` go to the pod, `bytes_out` to the caller."""
+NONE: Final = (0,) * len(FIGURES)
+HOUR_MS: Final = 3_600_000
+PLATFORM: Final = "-"
+"""The tenant of sessions with an API key of the platform; no tenant can have this name."""
+UNKNOWN_CLASS: Final = "-"
+"""The GPU class of rejections, and of pods without a class."""
+HIGHEST: Final = 2**53
+"""Figures are whole numbers up to this one, which Lua can represent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who used what."""
+
+    tenant: str
+    service: str
+    gpu_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one connection, session or counter has used since its start."""
+
+    id: str
+    account: Account
+    figures: tuple[int, ...]
+    """Those of `FIGURES`, cumulative."""
+    is_closed: bool = False
+    """Whether the figures grow no more."""
+    details: str = ""
+    """JSON of further fields of the usage log."""
+
+
+@dataclass(frozen=True, slots=True)
+class HourTotal:
+    """What an account has used within an hour."""
+
+    hour: int
+    """Hours since the epoch."""
+    account: Account
+    figures: tuple[int, ...]
+
+
+def of(**figures: int) -> tuple[int, ...]:
+    """Return figures by their names; those that are not given are 0."""
+    return tuple(figures.get(name, 0) for name in FIGURES)
+
+
+def added(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
+    """Return the sums of figures."""
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def growth(known: Sequence[int], reported: Sequence[int]) -> tuple[int, ...]:
+    """Return what is new in cumulative figures."""
+    return tuple(max(0, new - old) for old, new in zip(known, reported, strict=True))
+
+
+@dataclass
+class Ledger:
+    """Records and totals in memory. Times are milliseconds since the epoch."""
+
+    totals: dict[tuple[int, Account], tuple[int, ...]] = field(default_factory=dict)
+    months: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Milliseconds of sessions, by tenant and month: its year times 100 and its number."""
+    _known: dict[str, tuple[Record, float]] = field(default_factory=dict)
+
+    def report(self, records: Iterable[Record], now_ms: float, month: int) -> None:
+        """Count what is new in records."""
+        for record in records:
+            known, _ = self._known.get(record.id, (None, 0.0))
+            new = growth(known.figures if known else NONE, record.figures)
+            key = (int(now_ms // HOUR_MS), record.account)
+            self.totals[key] = added(self.totals.get(key, NONE), new)
+            if session_ms := new[FIGURES.index("session_ms")]:
+                self._add_to_month(record.account.tenant, month, session_ms)
+            self._known[record.id] = (record, now_ms)
+
+    def _add_to_month(self, tenant: str, month: int, session_ms: int) -> None:
+        if tenant != PLATFORM:
+            self.months[tenant, month] = self.months.get((tenant, month), 0) + session_ms
+
+    def forget(self, before_ms: float) -> None:
+        """Forget closed records that were not reported since a time."""
+        for key in [
+            key for key, (each, at) in self._known.items() if each.is_closed and at < before_ms
+        ]:
+            del self._known[key]
+
+    def usage(self, since: int, until: int) -> list[HourTotal]:
+        """Return the totals of the hours from `since` to before `until`."""
+        return [
+            HourTotal(hour, account, figures)
+            for (hour, account), figures in self.totals.items()
+            if since <= hour < until
+        ]
+
+
+def sums(totals: Iterable[HourTotal]) -> Mapping[Account, tuple[int, ...]]:
+    """Return the totals of each account, over all hours."""
+    result: dict[Account, tuple[int, ...]] = {}
+    for each in totals:
+        result[each.account] = added(result.get(each.account, NONE), each.figures)
+    return result

@@ -1,0 +1,88 @@
+"""Ends live sessions whose credential was revoked, and those that reached their tenant's limit."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from time import time
+from typing import TYPE_CHECKING, Final
+
+from avatar_gateway.serving import proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_gateway.serving.audit import AuditLog
+    from avatar_gateway.serving.sessions import LiveSession, Sessions
+    from avatar_gateway.tenant_registry import TenantRegistry
+
+REVOKED_CLOSE: Final = 4401
+"""Clients do not connect again after it, as after a wrong credential."""
+FORBIDDEN_CLOSE: Final = 4403
+_INTERVAL_S: Final = 1.0
+"""How often sessions are checked without a change: keys also end at a time of day."""
+
+
+class RevocationWatch:
+    """Checks the live sessions at each change of the tenants, and every second."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        tenants: TenantRegistry,
+        audit_log: AuditLog,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self._sessions = sessions
+        self._tenants = tenants
+        self._audit = audit_log
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Check until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_INTERVAL_S):
+                    await self._tenants.changed.wait()
+            self._tenants.changed.clear()
+            self.check()
+
+    def check(self) -> None:
+        """End the sessions that may not go on."""
+        now = self._clock()
+        for stop, session in list(self._sessions.live_sessions.items()):
+            end = None if stop.done() else self._end_of(session, now)
+            if end is not None:
+                stop.set_result(end)
+                self._audit.done(
+                    "end session",
+                    session.principal,
+                    target=session.service,
+                    detail=end.reason,
+                )
+
+    def _end_of(self, session: LiveSession, now: float) -> proxy.End | None:
+        principal = session.principal
+        tenant = principal.tenant
+        if tenant is None:
+            use = principal.client_secret
+            is_revoked = use is not None and self._tenants.is_revoked(principal, now)
+            return _REVOKED if is_revoked else None
+        if not self._tenants.ends_sessions(tenant.name):
+            return None
+        if self._tenants.is_revoked(principal, now):
+            return _REVOKED
+        known = self._tenants.tenants.get(tenant.name)
+        is_usable = known is not None and not known.problem
+        # The services of a deleted AvatarService end with their pods.
+        if is_usable and self._tenants.forbids(principal, session.service):
+            return _FORBIDDEN
+        return None
+
+
+_REVOKED: Final = proxy.End(
+    proxy.Side.GATEWAY, REVOKED_CLOSE, "credential_revoked: the credential was revoked"
+)
+_FORBIDDEN: Final = proxy.End(
+    proxy.Side.GATEWAY, FORBIDDEN_CLOSE, "access_revoked: the tenant may not use this service"
+)

@@ -1,0 +1,257 @@
+"""The leases of the sessions of this gateway.
+
+The shared state decides while it answers. While it is away, this gateway stays within its share:
+what it had, and an equal part of what was left (`core.leases.share`). When the state is back, the
+gateway adds its leases again, and stays within its share until the others had time to do so, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from avatar_gateway import errors
+from avatar_gateway.core import leases as core
+from avatar_gateway.core.leases import Lease, LeaseTable, QuotaExceeded, Usage
+from avatar_gateway.core.tenants import TenantLimits
+from avatar_gateway.shared.state import Finished, Overview
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from avatar_gateway.core.tenants import Tenant
+    from avatar_gateway.shared.state import SharedState
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 2.0
+"""How often leases are renewed and the overview is read."""
+GRACE_S: Final = 8.0
+"""How long a gateway stays within its share after the shared state is back.
+
+Every gateway probes it at least every 5 s, and adds its leases within some seconds then.
+"""
+MAX_FINISHED: Final = 10_000
+"""Ended leases that are remembered while the shared state is away; the others expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """What was known when the shared state was lost."""
+
+    own: Mapping[str, Usage]
+    overview: Overview
+
+
+@dataclass(slots=True, eq=False)
+class HeldLease:
+    """The lease of one connection. No method waits for the shared state."""
+
+    lease: Lease
+    leases: Leases
+    session_id: str = ""
+    """The name that the lease is about to get."""
+
+    def bind(self, session_id: str | None) -> None:
+        """Name the lease by its session, so that another gateway can take it over."""
+        if session_id:
+            self.session_id = session_id
+            self.leases.bind(self)
+
+    def release(self) -> None:
+        """Give the lease up. Nothing happens if it was released or suspended before."""
+        self.leases.finish(self, is_suspended=False)
+
+    def suspend(self) -> None:
+        """Keep the lease for as long as a pod waits for the caller to come back."""
+        self.leases.finish(self, is_suspended=True)
+
+
+class Leases:
+    """Acquires, renews and gives up leases in the shared state, and counts its own ones."""
+
+    def __init__(self, state: SharedState, gateway: str, now: Callable[[], float]) -> None:
+        """`gateway` is unique for each process; `now` returns seconds on a monotonic clock."""
+        self.overview = Overview()
+        self.state = state
+        self._gateway = gateway
+        self._now = now
+        self._held: dict[str, HeldLease] = {}
+        self._own = LeaseTable()
+        self._unbound: list[HeldLease] = []
+        self._finished: list[tuple[HeldLease, bool]] = []
+        self._alone: _Alone | None = None
+        self._alone_until = 0.0
+        self._in_turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    @property
+    def is_alone(self) -> bool:
+        """Return whether this gateway stays within its share."""
+        return self._alone is not None and self._now() < self._alone_until
+
+    def usage(self, tenant: str) -> Usage:
+        """Return what this gateway has of a tenant; sessions whose caller is away count."""
+        return self._own.usage(tenant, self._now_ms())
+
+    async def acquire(self, tenant: Tenant, service: str) -> HeldLease:
+        """Count a new session of a tenant.
+
+        Raises:
+            Rejection: a limit of the tenant is reached, or its use is not known.
+        """
+        held = self._new(secrets.token_hex(12), tenant.name, service)
+        try:
+            refusal = await self._acquire(held.lease, tenant.limits)
+            if refusal is not None and (self._finished or self._in_turn.locked()):
+                # What ended here a moment ago still counts there.
+                await self._report_changes()
+                refusal = await self._acquire(held.lease, tenant.limits)
+        except BaseException:
+            self._undo(held)
+            raise
+        if refusal is not None:
+            self._own.release(held.lease, self._now_ms())
+            raise _rejection(refusal, is_alone=self.is_alone)
+        self._held[held.lease.owner] = held
+        return held
+
+    async def take_over(self, tenant: Tenant, service: str, session_id: str) -> HeldLease:
+        """Count the connection of a session that a pod has already; no limit refuses it."""
+        held = self._new(session_id, tenant.name, service)
+        self._own.take_over(held.lease, self._now_ms())
+        try:
+            await self.state.take_over(held.lease)
+        except errors.SharedStateUnavailable as error:
+            self._lose(error)  # `report` adds it when the state is back
+        except BaseException:
+            self._undo(held)
+            raise
+        self._held[held.lease.owner] = held
+        return held
+
+    def bind(self, held: HeldLease) -> None:
+        """Let `run` name a lease by its session."""
+        self._unbound.append(held)
+        self._wake.set()
+
+    def finish(self, held: HeldLease, *, is_suspended: bool) -> None:
+        """Let `run` give up a lease; only the first call for a connection has an effect."""
+        if self._held.pop(held.lease.owner, None) is None:
+            return
+        end = self._own.suspend if is_suspended else self._own.release
+        end(held.lease, self._now_ms())
+        self._finished.append((held, is_suspended))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Report to the shared state until cancelled: at once what changes, the rest regularly."""
+        next_at = self._now()
+        while True:
+            if self._now() >= next_at:
+                await self.report()
+                next_at = self._now() + HEARTBEAT_S
+            self._wake.clear()
+            await self._report_changes()
+            timeout_s = max(0.0, next_at - self._now())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._wake.wait()
+
+    async def report(self) -> None:
+        """Report everything and read the overview. What fails is noted, and done the next time."""
+        await self._report_changes()
+        async with self._in_turn:
+            try:
+                await self._bind_all()
+                await self.state.renew([each.lease for each in self._held.values()])
+                self._own.renew([each.lease for each in self._held.values()], self._now_ms())
+                overview = await self.state.overview(self._gateway)
+            except errors.SharedStateUnavailable as error:
+                self._lose(error)
+                return
+        self.overview = overview
+        if self._alone_until == float("inf"):
+            self._alone_until = self._now() + GRACE_S
+        elif not self.is_alone:
+            self._alone = None
+
+    async def _report_changes(self) -> None:
+        """Name and give up leases. What fails is repeated when the state is back."""
+        async with self._in_turn:
+            finished, self._finished = self._finished[:], []
+            try:
+                await self._bind_all()
+                await self.state.finish([Finished(held.lease, away) for held, away in finished])
+            except BaseException as error:
+                self._finished = [*finished, *self._finished][-MAX_FINISHED:]
+                if not isinstance(error, errors.SharedStateUnavailable):
+                    raise
+                self._lose(error)
+
+    async def _bind_all(self) -> None:
+        while self._unbound:
+            held = self._unbound[0]
+            if await self.state.bind(held.lease, held.session_id):
+                self._own.bind(held.lease, held.session_id, self._now_ms())
+                held.lease = replace(held.lease, id=held.session_id)
+            self._unbound.pop(0)
+
+    async def _acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
+        """Ask the shared state, and the share of this gateway while it is alone."""
+        refusal = self._acquire_alone(lease, limits)
+        if refusal is not None:
+            return refusal
+        try:
+            return await self.state.acquire(lease, limits)
+        except errors.SharedStateUnavailable as error:
+            self._own.release(lease, self._now_ms())
+            self._lose(error)
+            return self._acquire_alone(lease, limits)
+
+    def _acquire_alone(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
+        """Count a lease of this gateway; its limit is the share, or none if it is not alone."""
+        month_ms, mine = 0, TenantLimits()
+        if self._alone is not None and self.is_alone:
+            known, name = self._alone, lease.tenant
+            total = known.overview.tenants.get(name, Usage())
+            own, replicas = known.own.get(name, Usage()), known.overview.replicas
+            month_ms = total.month_ms
+            mine = core.limits_alone(limits, own, total, lease.service, replicas)
+        return self._own.acquire(lease, mine, month_ms, self._now_ms())
+
+    def _lose(self, error: errors.SharedStateUnavailable) -> None:
+        """Note what is known, at the first failure; a later one makes the time alone longer."""
+        self._alone_until = float("inf")
+        if self._alone is not None:
+            return
+        now_ms = self._now_ms()
+        own = {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
+        self._alone = _Alone(own, self.overview)
+        _log.warning("shared state away, sessions stay within the last known share: %s", error)
+
+    def _new(self, lease_id: str, tenant: str, service: str) -> HeldLease:
+        return HeldLease(Lease(lease_id, tenant, service, secrets.token_hex(8)), self)
+
+    def _undo(self, held: HeldLease) -> None:
+        """Give up what may have been granted: whether it was is not known."""
+        self._held[held.lease.owner] = held
+        self.finish(held, is_suspended=False)
+
+    def _now_ms(self) -> float:
+        return self._now() * 1000
+
+
+def _rejection(refusal: QuotaExceeded, *, is_alone: bool) -> errors.Rejection:
+    name, used, limit = refusal.which, refusal.used, refusal.limit
+    text = f"the tenant uses {used} of limits.{name}, {limit}"
+    if is_alone:
+        text = (
+            f"this gateway uses {used} of its share of limits.{name}, {limit}, while the shared "
+            "state is unavailable"
+        )
+    return errors.Rejection("quota_exceeded", text, param=name, value=used, limit=limit)

@@ -1,0 +1,248 @@
+"""Measures what the connections of this gateway use, and reports it every second."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_contracts import usage as pod_usage
+from avatar_contracts.state import StateFault
+from avatar_gateway import errors
+from avatar_gateway.core import usage
+from avatar_gateway.core.usage import PLATFORM, UNKNOWN_CLASS, Account, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from avatar_gateway.core.model import Pod
+    from avatar_gateway.metrics import UsageMetrics
+    from avatar_gateway.shared.state import SharedState
+    from avatar_gateway.shared.usage_log import UsageLog
+
+_log = logging.getLogger(__name__)
+
+REPORT_S: Final = 1.0
+"""How often figures are reported: what a gateway that is killed can lose."""
+ABANDONED_EVERY: Final = 30
+"""Reports between two looks for records of gateways that have died."""
+MAX_UNREPORTED: Final = 20_000
+"""Closed records that are kept while the shared state is away; the log has the others."""
+MAX_KNOWN_SESSIONS: Final = 8192
+"""Sessions whose account is remembered for the figures of their pods."""
+MAX_REJECTED: Final = 1000
+"""Accounts whose rejections are counted apart; those of others count for `other`."""
+OTHER: Final = Account("other", "other", UNKNOWN_CLASS)
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One connection of a session, through this gateway."""
+
+    id: str
+    account: Account
+    pod: str
+    is_new: bool
+    """Whether it began the session, instead of continuing it."""
+    count_bytes: Callable[[], tuple[int, int]]
+    """Returns the bytes that went to the pod and to the caller."""
+    started_s: float
+    """Seconds since the epoch."""
+    began: float
+    """Seconds on the monotonic clock."""
+    measured: float
+    """When `gpu_ms` was brought up to date, seconds on the monotonic clock."""
+    gpu_ms: float = 0.0
+    ended_s: float | None = None
+    figures: tuple[int, ...] = field(default=usage.NONE)
+
+
+class Meter:
+    """Knows the open segments, and what was not reported yet."""
+
+    def __init__(
+        self,
+        state: SharedState,
+        log: UsageLog,
+        gateway: str,
+        capacity_of: Callable[[str], int],
+        now: Callable[[], float],
+        time_s: Callable[[], float],
+        metrics: UsageMetrics | None = None,
+    ) -> None:
+        """Make a meter without segments.
+
+        Args:
+            state: gets the records.
+            log: gets those that are closed.
+            gateway: the name of this process.
+            capacity_of: returns how many sessions a pod can have, 0 if it is not known.
+            now: returns seconds on a monotonic clock.
+            time_s: returns seconds since the epoch.
+            metrics: gets what is new at each report.
+        """
+        self._state = state
+        self._usage_log = log
+        self._gateway = gateway
+        self._capacity_of = capacity_of
+        self._now = now
+        self._time_s = time_s
+        self._metrics = metrics
+        self._open: set[Segment] = set()
+        self._closed: list[Segment] = []
+        self._unreported: list[Record] = []
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._rejected: dict[Account, int] = {}
+        self._rejected_before: dict[Account, int] = {}
+        self._process = secrets.token_hex(12)
+        self._of_pods: dict[str, Record] = {}
+
+    def start(
+        self,
+        tenant: str,
+        service: str,
+        pod: str,
+        gpu_class: str,
+        session_id: str | None,
+        *,
+        is_new: bool,
+        count_bytes: Callable[[], tuple[int, int]],
+    ) -> Segment:
+        """Begin to measure a connection."""
+        account = Account(tenant or PLATFORM, service, gpu_class or UNKNOWN_CLASS)
+        now = self._now()
+        segment = Segment(
+            f"conn_{secrets.token_hex(12)}", account, pod, is_new, count_bytes,
+            self._time_s(), now, now,
+        )  # fmt: skip
+        self._open.add(segment)
+        if session_id is not None:
+            self._accounts[f"{pod} {session_id}"] = account
+            while len(self._accounts) > MAX_KNOWN_SESSIONS:
+                self._accounts.popitem(last=False)
+        return segment
+
+    def finish(self, segment: Segment) -> None:
+        """Stop to measure a connection."""
+        if segment in self._open:
+            self._measure(segment)
+            segment.ended_s = self._time_s()
+            self._open.discard(segment)
+            self._closed.append(segment)
+
+    def reject(self, tenant: str, service: str) -> None:
+        """Count a caller that was refused."""
+        account = Account(tenant or PLATFORM, service, UNKNOWN_CLASS)
+        if account not in self._rejected and len(self._rejected) >= MAX_REJECTED:
+            account = OTHER
+        self._rejected[account] = self._rejected.get(account, 0) + 1
+        if self._metrics is not None:
+            self._metrics.add(account, usage.of(rejections=1))
+
+    def on_line(self, pod: Pod, document: Mapping[str, Any], now: float) -> None:
+        """Take a line of a pod's usage stream: figures of its sessions, which are its claims.
+
+        Raises:
+            StateError: the line is wrong.
+        """
+        del now
+        found = pod_usage.parse_usage(document)
+        if isinstance(found, StateFault):
+            raise errors.StateError(found.key, found.value, found.limit)
+        for each in found:
+            account = self._accounts.get(f"{pod.key} {each.id}")
+            if account is None:  # of another gateway, or of nobody
+                continue
+            details = json.dumps({"pod": pod.key, "ended_s": round(self._time_s(), 3)})
+            figures = usage.of(speech_ms=each.speech_ms, frames=each.frames)
+            record_id = f"pod_{pod.uid}_{each.id}"
+            self._of_pods[record_id] = Record(record_id, account, figures, each.ended, details)
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        count = 0
+        while True:
+            await asyncio.sleep(REPORT_S)
+            await self.report()
+            count += 1
+            if count % ABANDONED_EVERY == 0:
+                await self.close_abandoned()
+
+    async def report(self) -> None:
+        """Write what is closed to the log, and report all figures."""
+        for segment in self._open:
+            self._measure(segment)
+        # A record of a pod is not among those that a dead gateway leaves: it is always closed.
+        of_pods, self._of_pods = list(self._of_pods.values()), {}
+        closed = [self._record(segment) for segment in self._closed]
+        self._closed.clear()
+        self._usage_log.write([*closed, *(each for each in of_pods if each.is_closed)])
+        of_pods = [Record(each.id, each.account, each.figures, True, "") for each in of_pods]
+        self._unreported = [*self._unreported, *closed, *of_pods][-MAX_UNREPORTED:]
+        opened = [self._record(segment) for segment in self._open]
+        rejected = dict(self._rejected)
+        changed = [
+            key for key, count in rejected.items() if self._rejected_before.get(key) != count
+        ]
+        reported = [*self._unreported, *opened, *map(self._rejection_record, changed)]
+        try:
+            await self._state.report_usage(reported)
+        except errors.SharedStateUnavailable as error:
+            _log.debug("usage not reported records=%d: %s", len(reported), error)
+            return
+        self._unreported, self._rejected_before = [], rejected
+
+    async def close(self) -> None:
+        """Report everything for the last time."""
+        await self.report()
+        self._usage_log.write(map(self._rejection_record, self._rejected))
+
+    async def close_abandoned(self) -> None:
+        """Write the records of gateways that have died to the log."""
+        try:
+            found = await self._state.close_abandoned()
+        except errors.SharedStateUnavailable:
+            return
+        self._usage_log.write(found)
+        if found:
+            _log.info("usage of dead gateways closed records=%d", len(found))
+
+    def _measure(self, segment: Segment) -> None:
+        """Bring the figures of an open segment up to date."""
+        now = self._now()
+        capacity = self._capacity_of(segment.pod)
+        segment.gpu_ms += (now - segment.measured) * 1000 / max(1, capacity)
+        segment.measured = now
+        to_pod, to_caller = segment.count_bytes()
+        figures = usage.of(
+            sessions=int(segment.is_new),
+            session_ms=round((now - segment.began) * 1000),
+            gpu_ms=round(segment.gpu_ms),
+            bytes_in=to_pod,
+            bytes_out=to_caller,
+        )
+        if self._metrics is not None:
+            self._metrics.add(segment.account, usage.growth(segment.figures, figures))
+        segment.figures = figures
+
+    def _record(self, segment: Segment) -> Record:
+        is_closed = segment.ended_s is not None
+        details: dict[str, Any] = {
+            "pod": segment.pod,
+            "gateway": self._gateway,
+            "started_s": round(segment.started_s, 3),
+            "ended_s": round(segment.ended_s or self._time_s(), 3),
+        }
+        text = json.dumps(details, separators=(",", ":"))
+        return Record(segment.id, segment.account, segment.figures, is_closed, text)
+
+    def _rejection_record(self, account: Account) -> Record:
+        """Return the count of rejections, which grows as long as this process lives."""
+        record_id = f"rejected_{self._process}_{account.tenant}_{account.service}"
+        details = json.dumps({"gateway": self._gateway, "ended_s": round(self._time_s(), 3)})
+        figures = usage.of(rejections=self._rejected[account])
+        return Record(record_id, account, figures, is_closed=True, details=details)

@@ -1,0 +1,219 @@
+"""The limits of a tenant: counted before a pod is asked, freed on every path."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from avatar_contracts import session_ids
+from avatar_gateway.core import requests
+from avatar_gateway.core.leases import Usage
+from avatar_gateway.core.tenants import Principal, Tenant, TenantLimits
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.redis import RedisState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aiohttp import web
+    from tests.redis_server import RedisServer
+
+KEY = "a-key-of-some-length"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+SERVICE = "acme/concierge"
+WAIT_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def tenant(monkeypatch: pytest.MonkeyPatch) -> list[Tenant | None]:
+    """Return the tenant of all requests, which a test may replace."""
+    found: list[Tenant | None] = [Tenant("acme", TenantLimits(sessions=2))]
+    parse = requests.parse
+
+    def with_tenant(*arguments: Any) -> requests.SessionRequest:
+        return replace(parse(*arguments), principal=Principal(found[0]))
+
+    monkeypatch.setattr("avatar_gateway.serving.app.requests.parse", with_tenant)
+    return found
+
+
+@dataclass
+class Counting:
+    """A gateway with its leases."""
+
+    gateway: Any
+    leases: Leases
+
+    def open(self, query: str = "", **options: Any) -> connect:
+        options = {"additional_headers": BEARER, "compression": None} | options
+        return connect(f"{self.gateway.url}?model={SERVICE}{query}", **options)
+
+    async def refusal(self, query: str = "") -> dict[str, Any]:
+        with pytest.raises(InvalidStatus) as refused:
+            await self.open(query)
+        response = refused.value.response
+        assert response.status_code == 429
+        assert response.headers["Retry-After"]
+        found: dict[str, Any] = json.loads(response.body)["error"]
+        return found
+
+    async def until_free(self, sessions: int, tenant: str = "acme") -> None:
+        async with asyncio.timeout(WAIT_S):
+            while self.leases.usage(tenant).sessions != sessions:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def counting(make_gateway: Callable[..., Any]) -> AsyncIterator[Counting]:
+    """Return a gateway that counts alone."""
+    now = asyncio.get_running_loop().time
+    leases = Leases(MemoryState(now), "g1", now)
+    async with make_gateway(leases=leases) as gateway:
+        yield Counting(gateway, leases)
+
+
+async def test_a_session_over_the_limit_is_refused_until_another_one_ends(
+    counting: Counting,
+) -> None:
+    await counting.gateway.pod("p1")
+    first, second = await counting.open(), await counting.open()
+    error = await counting.refusal()
+    assert (error["code"], error["param"], error["limit"]) == ("quota_exceeded", "sessions", 2)
+    await first.send("x")
+    assert await first.recv() == "x"
+    await first.close(1000)
+    await counting.until_free(1)
+    third = await counting.open()
+    await counting.refusal()
+    async with counting.open("&refuse=close") as browser:
+        assert json.loads(await browser.recv())["error"]["code"] == "quota_exceeded"
+        with pytest.raises(ConnectionClosed) as closed:
+            await browser.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4429
+    for caller in (second, third):
+        await caller.close()
+
+
+@pytest.mark.parametrize("status", [503, 400])
+async def test_a_pod_that_refuses_frees_the_slot(counting: Counting, status: int) -> None:
+    pod = await counting.gateway.pod("p1")
+    pod.rejection = (status, {"code": "no_capacity"})
+    for _ in range(3):
+        with pytest.raises(InvalidStatus) as refused:
+            await counting.open()
+        assert refused.value.response.status_code == status
+    assert counting.leases.usage("acme") == Usage()
+
+
+async def test_a_caller_that_leaves_before_its_pod_refuses_frees_the_slot(
+    counting: Counting,
+) -> None:
+    pod = await counting.gateway.pod("p1")
+    pod.may_answer = asyncio.Event()
+    pod.rejection = (503, {"code": "no_capacity"})
+    task = asyncio.create_task(counting.open().__aenter__())
+    await counting.until_free(1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    pod.may_answer.set()
+    await counting.until_free(0)
+
+
+async def test_a_platform_key_has_no_lease(counting: Counting, tenant: list[Tenant | None]) -> None:
+    tenant[0] = None
+    await counting.gateway.pod("p1")
+    callers = [await counting.open() for _ in range(3)]
+    await counting.leases.report()
+    assert counting.leases.overview.tenants == {}
+    for caller in callers:
+        await caller.close()
+
+
+@pytest.mark.parametrize("named", ["sess_1", "x" * 4000, "sess_0123456789abcdef01234567", "a b"])
+async def test_what_a_pod_says_about_its_session_is_not_trusted(
+    counting: Counting, named: str
+) -> None:
+    pod = await counting.gateway.pod("p1")
+    pod.session_header = lambda _: named
+    first, second = await counting.open(), await counting.open()
+    assert "Avatar-Session" not in (first.response.headers if first.response else {})
+    await counting.leases.report()
+    assert counting.leases.overview.tenants["acme"].sessions == 2
+    await counting.refusal()
+    for caller in (first, second):
+        await caller.close()
+
+
+def _name(request: web.Request) -> str:
+    """Name the session as a runtime pod does."""
+    return request.query.get("resume") or session_ids.new("p1")
+
+
+@pytest.mark.slow
+async def test_a_session_counts_once_while_its_caller_changes_gateways(
+    make_gateway: Callable[..., Any], redis_server: RedisServer
+) -> None:
+    now = asyncio.get_running_loop().time
+    async with AsyncExitStack() as stack:
+        found = []
+        for name in ("g1", "g2"):
+            state = RedisState(redis_server.connection())
+            stack.push_async_callback(state.close)
+            leases = Leases(state, name, now)
+            running = asyncio.create_task(leases.run())
+            stack.callback(running.cancel)
+            gateway = await stack.enter_async_context(make_gateway(leases=leases))
+            found.append(Counting(gateway, leases))
+        one, two = found
+        pod = await one.gateway.pod("p1")
+        two.gateway.registry.add_service(SERVICE)
+        two.gateway.report_state(pod)
+
+        named: list[str] = []
+
+        def name_session(request: web.Request) -> str:
+            named.append(_name(request))
+            return named[-1]
+
+        pod.session_header = name_session
+        first = await one.open()
+        await one.leases.report()
+        second = await two.open()
+        await one.refusal()
+        await first.send("x")
+        assert await first.recv() == "x"
+        first.transport.abort()
+        await one.until_free(1)  # suspended: it counts
+        await one.refusal()
+        await two.refusal()
+
+        again = await two.open(f"&resume={named[0]}")
+        await again.send("y")
+        assert await again.recv() == "y"
+        await one.refusal()
+        # Somebody without the token asks for the session, and gets nothing.
+        stranger = await one.open(f"&resume={named[0]}")
+        await stranger.close(1000)
+        async with asyncio.timeout(WAIT_S):
+            while one.gateway.sessions.live:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await one.leases.report()
+        await two.leases.report()
+        await one.refusal()
+
+        await again.close(1000)
+        await two.until_free(1)
+        await two.leases.report()
+        third = await one.open()
+        await two.refusal()
+        for caller in (second, third):
+            await caller.close()

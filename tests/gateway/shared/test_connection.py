@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from avatar_contracts.backoff import Backoff
+from avatar_gateway import errors
+from avatar_gateway.shared.connection import Address, Connection
+from avatar_gateway.shared.redis import RedisState
+
+if TYPE_CHECKING:
+    from tests.redis_server import RedisServer
+
+WAIT_S = 30.0
+
+
+async def until_up(connection: Connection) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not connection.is_up:  # noqa: ASYNC110  the probe sets no event
+            await asyncio.sleep(0.01)
+
+
+async def test_calls_fail_at_once_while_the_server_is_away_and_succeed_afterwards(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = redis_server.connection()
+    state = RedisState(connection)
+    assert await state.count_use("x", 9, 60)
+    assert connection.is_up
+    await redis_server.kill()
+    for _ in range(3):
+        with pytest.raises(errors.SharedStateUnavailable):
+            await state.count_use("x", 9, 60)
+    assert state.name == "unavailable"
+    await redis_server.start()
+    await until_up(connection)
+    assert await state.count_use("x", 9, 60)
+    await connection.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_a_server_that_says_nothing_does_not_hold_a_request() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connection = Connection(Address(f"redis://127.0.0.1:{port}"), Backoff(5, 5, lambda: 1.0))
+    with pytest.raises(errors.SharedStateUnavailable):
+        await RedisState(connection).count_use("x", 9, 60)
+    await connection.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_the_password_is_read_for_each_connection_and_never_logged(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with redis_server.client() as client:
+        await client.config_set("requirepass", "a-wrong-canary")
+    passwords = ["a-wrong-one"]
+    address = Address(redis_server.url, lambda: passwords[0])
+    connection = Connection(address, Backoff(0.02, 0.02, lambda: 1.0))
+    with pytest.raises(errors.SharedStateUnavailable) as refused:
+        await RedisState(connection).count_use("x", 9, 60)
+    passwords[0] = "a-wrong-canary"
+    await until_up(connection)
+    assert await RedisState(connection).count_use("x", 9, 60)
+    await connection.close()
+    for text in (caplog.text, str(refused.value), repr(address)):
+        assert "canary" not in text
+        assert "a-wrong-one" not in text

@@ -1,0 +1,241 @@
+"""The leases of gateways: what they do while the shared state is away, and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from avatar_gateway import errors
+from avatar_gateway.core.leases import Usage, limits_alone, share
+from avatar_gateway.core.tenants import Tenant, TenantLimits
+from avatar_gateway.shared import leases as shared_leases
+from avatar_gateway.shared.leases import HeldLease, Leases
+from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.redis import RedisState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.redis_server import RedisServer
+
+WAIT_S = 30.0
+ACME = Tenant("acme", TenantLimits(sessions=7))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110  the condition is about another process
+            await asyncio.sleep(0.01)
+
+
+async def refused(leases: Leases, tenant: Tenant = ACME) -> errors.Rejection:
+    with pytest.raises(errors.Rejection) as found:
+        await leases.acquire(tenant, "acme/a")
+    return found.value
+
+
+async def fill(leases: Leases) -> list[HeldLease]:
+    """Acquire until the limit refuses."""
+    held = []
+    try:
+        while True:
+            held.append(await leases.acquire(ACME, "acme/a"))
+    except errors.Rejection:
+        return held
+
+
+def in_memory(now: Callable[[], float] = lambda: 0.0) -> Leases:
+    return Leases(MemoryState(now), "g", now)
+
+
+async def test_a_refusal_names_the_limit_and_what_is_used() -> None:
+    leases = in_memory()
+    held = await fill(leases)
+    assert len(held) == 7
+    found = await refused(leases)
+    assert (found.code, found.param, found.value, found.limit) == (
+        *("quota_exceeded", "sessions"),
+        *(7, 7),
+    )
+    narrow = Tenant("globex", TenantLimits(sessions=7, sessions_per_service=1))
+    await leases.acquire(narrow, "globex/a")
+    await leases.acquire(narrow, "globex/b")
+    with pytest.raises(errors.Rejection, match="sessionsPerService"):
+        await leases.acquire(narrow, "globex/a")
+
+
+async def test_a_released_lease_is_free_for_the_next_request_at_once() -> None:
+    leases = in_memory()
+    held = await fill(leases)
+    held[0].release()
+    held[0].release()
+    held[0].suspend()
+    await leases.acquire(ACME, "acme/a")
+    assert (await refused(leases)).param == "sessions"
+
+
+async def test_a_caller_that_is_away_keeps_its_slot_until_it_comes_back() -> None:
+    now = [0.0]
+    leases = in_memory(lambda: now[0])
+    held = await fill(leases)
+    held[0].bind("s1")
+    held[0].suspend()
+    await refused(leases)
+    again = await leases.take_over(ACME, "acme/a", "s1")
+    await refused(leases)
+    held[0].release()  # the old connection ends late
+    await refused(leases)
+    again.suspend()
+    await leases.report()
+    now[0] = 34.0
+    await leases.report()
+    await refused(leases)
+    now[0] = 36.0
+    await leases.acquire(ACME, "acme/a")
+
+
+async def test_the_name_of_a_session_that_another_lease_has_is_not_taken() -> None:
+    leases = in_memory()
+    held = await fill(leases)
+    for each in held:
+        each.bind("the-same")
+    await leases.report()
+    assert leases.overview.tenants["acme"].sessions == 7
+    held[3].release()
+    await leases.acquire(ACME, "acme/a")
+    await refused(leases)
+
+
+async def test_a_cancelled_request_gives_back_what_it_may_have_got() -> None:
+    leases = in_memory()
+    memory = leases.state
+    reached = asyncio.Event()
+    acquire = memory.acquire
+
+    async def slow(*arguments: object) -> None:
+        await acquire(*arguments)  # type: ignore[arg-type]
+        reached.set()
+        await asyncio.Event().wait()
+
+    memory.acquire = slow  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(leases.acquire(ACME, "acme/a"))
+    await reached.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    memory.acquire = acquire  # type: ignore[method-assign]
+    await leases.report()
+    assert len(await fill(leases)) == 7
+
+
+@pytest.mark.parametrize(
+    ("limit", "own", "total", "replicas", "expected"),
+    [
+        (None, 3, 9, 2, None),
+        (10, 3, 6, 2, 5),
+        (10, 3, 6, 3, 4),
+        (10, 3, 12, 2, 3),
+        (10, 0, 0, 0, 0),
+        (10, 2, 2, 0, 2),
+    ],
+)
+def test_a_share_is_what_it_had_and_an_equal_part_of_the_rest(
+    limit: int | None, own: int, total: int, replicas: int, expected: int | None
+) -> None:
+    assert share(limit, own, total, replicas) == expected
+    alone = limits_alone(
+        TenantLimits(sessions=limit, sessions_per_service=limit),
+        Usage(own, {"a": own}),
+        Usage(total, {"a": total}),
+        "a",
+        replicas,
+    )
+    assert (alone.sessions, alone.sessions_per_service) == (expected, expected)
+
+
+@pytest.mark.slow
+async def test_while_the_state_is_away_new_sessions_stay_within_the_share(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_leases, "HEARTBEAT_S", 0.05)
+    loop = asyncio.get_running_loop()
+    late = [0.0]
+    states = [RedisState(redis_server.connection()) for _ in range(3)]
+    first, second, third = (
+        Leases(state, f"g{at}", lambda: loop.time() + late[0]) for at, state in enumerate(states)
+    )
+    async with AsyncExitStack() as stack:
+        for state in states:
+            stack.push_async_callback(state.close)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks = [group.create_task(each.run()) for each in (first, second, third)]
+        held = [await first.acquire(ACME, "acme/a"), await first.acquire(ACME, "acme/a")]
+        held.append(await second.acquire(ACME, "acme/a"))
+        await until(
+            lambda: (
+                all(
+                    each.overview.replicas == 3 and each.overview.tenants["acme"].sessions == 3
+                    for each in (first, second, third)
+                    if "acme" in each.overview.tenants or each.overview.replicas != 3
+                )
+                and "acme" in third.overview.tenants
+                and "acme" in second.overview.tenants
+                and "acme" in first.overview.tenants
+            )
+        )
+        await redis_server.kill()
+        # 4 of 7 are left, for three gateways: one each.
+        counts = [len(await fill(each)) for each in (first, second, third)]
+        assert counts == [1, 1, 1]
+        assert "while the shared state is unavailable" in str(await refused(second))
+        assert (await refused(second)).code == "quota_exceeded"
+        unlimited = await third.acquire(Tenant("globex"), "globex/a")
+        held[2].release()
+        held.append(await second.acquire(ACME, "acme/a"))
+        await refused(second)
+        held[0].release()
+
+        await redis_server.start()  # it has lost everything
+        await until(lambda: third.overview.tenants.get("acme", Usage()).sessions == 5)
+        assert third.overview.tenants["globex"].sessions == 1
+        # Until the others had time to report, each stays within its share.
+        assert len(await fill(first)) == 1
+        await refused(first)
+        assert first.is_alone
+        late[0] = shared_leases.GRACE_S + 1
+        assert not first.is_alone
+        assert len(await fill(third)) == 1  # 7 in all
+        await refused(second)
+        unlimited.release()
+        for task in tasks:
+            task.cancel()
+
+
+@pytest.mark.slow
+async def test_a_dead_gateway_frees_its_slots_and_another_one_continues_its_sessions(
+    redis_server: RedisServer,
+) -> None:
+    loop = asyncio.get_running_loop()
+    dead, alive = (
+        Leases(RedisState(redis_server.connection()), f"g{at}", loop.time) for at in range(2)
+    )
+    held = await fill(dead)
+    for at, each in enumerate(held):
+        each.bind(f"s{at}")
+    await dead.report()
+    continued = [await alive.take_over(ACME, "acme/a", f"s{at}") for at in range(5)]
+    await alive.report()
+    await refused(alive)
+    await dead.report()  # it was only slow: its connections have lost their leases
+    for each in held[:5]:
+        each.release()
+    await dead.report()
+    await alive.report()
+    assert alive.overview.tenants["acme"].sessions == 7
+    for each in continued:
+        each.release()
+    assert len(await fill(alive)) == 5
+    for leases in (dead, alive):
+        await leases.state.close()

@@ -1,0 +1,139 @@
+"""A pod reports what each of its sessions has used."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import httpx
+import pytest
+from tests.runtime.serving.conftest import DEADLINE_S
+
+from avatar_contracts import tokens, usage
+from avatar_runtime.serving.usage import UsageReports, UsageWatcher
+
+if TYPE_CHECKING:
+    from tests.runtime.serving.conftest import Serve, Served
+
+    from avatar_contracts.usage import SessionUsageDocument
+
+KEY = "a-gateway-key-of-some-length"
+
+
+class FakeSession:
+    """A session whose figures a test sets."""
+
+    def __init__(self, session_id: str) -> None:
+        self.usage: SessionUsageDocument = {
+            "id": session_id, "frames": 0, "speech_ms": 0, "ended": False,
+        }  # fmt: skip
+
+    def speak(self, frames: int) -> None:
+        self.usage = {**self.usage, "frames": self.usage["frames"] + frames}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_reader_gets_what_has_changed_and_the_end_once() -> None:
+    reports = UsageReports(Clock())
+    first, second = FakeSession("a"), FakeSession("b")
+    reports.add("a", first)
+    watcher = UsageWatcher(reports)
+    assert watcher.next_changes() == [first.usage]
+    assert watcher.next_changes() == []
+    reports.add("b", second)
+    first.speak(3)
+    assert watcher.next_changes() == [first.usage, second.usage]
+    reports.remove("a")
+    assert watcher.next_changes() == [{**first.usage, "ended": True}]
+    assert watcher.next_changes() == []
+
+
+def test_a_late_reader_gets_the_sessions_that_ended_a_short_time_ago() -> None:
+    clock = Clock()
+    reports = UsageReports(clock)
+    for name, at in (("old", 0.0), ("new", usage.KEPT_S), ("last", usage.KEPT_S + 1)):
+        clock.now = at
+        reports.add(name, FakeSession(name))
+        reports.remove(name)
+    assert [each["id"] for each in UsageWatcher(reports).next_changes()] == ["new", "last"]
+
+
+def test_ended_sessions_are_bounded_and_a_line_too() -> None:
+    reports = UsageReports(Clock())
+    for number in range(usage.MAX_KEPT + 10):
+        reports.add(str(number), FakeSession(str(number)))
+        reports.remove(str(number))
+    told: list[str] = []
+    watcher = UsageWatcher(reports)
+    while changes := watcher.next_changes():
+        assert len(changes) <= usage.MAX_SESSIONS
+        told += [each["id"] for each in changes]
+    assert told == [str(number) for number in range(10, usage.MAX_KEPT + 10)]
+
+
+async def read(served: Served) -> list[usage.SessionUsage]:
+    async with httpx.AsyncClient(base_url=f"http://{served.admin}") as http:
+        document = (await http.get("/control/v1/usage")).json()
+    assert document["pod"] == "concierge-0"
+    sessions = usage.parse_usage(document)
+    assert isinstance(sessions, list)
+    return sessions
+
+
+@pytest.mark.slow
+async def test_frames_and_seconds_of_speech_are_counted(serve: Serve) -> None:
+    async with serve() as served:
+        async with served.client() as client:
+            session_id = served.live().session.id
+            assert await read(served) == [usage.SessionUsage(session_id, 0, 0, ended=False)]
+            for _ in range(2):
+                await client.speak(10)
+                await client.until("response.done")
+            frames = len(client.of("response.video.delta"))
+            assert frames == 20
+            assert await read(served) == [usage.SessionUsage(session_id, 20, 800, ended=False)]
+        await served.eventually(lambda: not served.runtime.connections, "ended")
+        assert await read(served) == [usage.SessionUsage(session_id, 20, 800, ended=True)]
+
+
+@pytest.mark.slow
+async def test_the_stream_reports_changes_and_ends_with_the_pod(serve: Serve) -> None:
+    async with serve() as served:
+        address = f"http://{served.admin}/control/v1/usage?watch=1"
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            aiohttp.ClientSession() as http,
+            http.get(address) as stream,
+        ):
+            assert json.loads(await stream.content.readline())["sessions"] == []
+            async with served.client() as client:
+                await client.speak(5)
+                await client.until("response.done")
+            figures: dict[str, Any] = {}
+            while not figures.get("ended"):
+                for figures in json.loads(await stream.content.readline())["sessions"]:
+                    assert figures["frames"] <= 5
+            assert (figures["frames"], figures["speech_ms"]) == (5, 200)
+            served.runtime.stop_watchers()
+            assert await stream.content.read() == b""
+
+
+@pytest.mark.slow
+async def test_the_stream_needs_the_token_that_reads_the_state(serve: Serve) -> None:
+    token = tokens.state_token(KEY, "acme/concierge")
+    variables = {"AVATAR_STATE_TOKEN": token, "AVATAR_ADMIN_TOKEN": "another-token-of-the-pod"}
+    async with (
+        serve(**variables) as served,
+        httpx.AsyncClient(base_url=f"http://{served.admin}") as http,
+    ):
+        assert (await http.get("/control/v1/usage")).status_code == 401
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await http.get("/control/v1/usage", headers=headers)).status_code == 200
