@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avatar_contracts.tenant_access import Access
 from avatar_gateway.core.tenant_objects import (
-    Access,
     Issuer,
     OnRevocation,
     is_safe_url,
