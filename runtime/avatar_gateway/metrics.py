@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.usage import Account
 
-MAX_USAGE_PAIRS: Final = 200
-"""Pairs of tenant and service with series of their own; the others count as `other`."""
-_OTHER: Final = ("other", "other")
+MAX_USAGE_SERIES: Final = 200
+"""Combinations of tenant, service and GPU class with series of their own."""
+_OTHER: Final = ("other", "other", "other")
 ENDED_CONNECTIONS: Final = ("address_limit", "deadline", "descriptors", "displaced", "limit")
+
+RECOVERIES: Final = ("kept", "lost", "recovered")
 
 
 class Metrics:
@@ -70,6 +72,28 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._recoveries = Counter(
+            "avatar_gateway_recoveries_total",
+            "Sessions whose pod was lost, by result: `recovered` on another pod, `kept` until a "
+            "pod takes them or their callers give up, `lost` without a snapshot.",
+            ["result"],
+            registry=self._registry,
+        )
+        for result in RECOVERIES:
+            self._recoveries.labels(result)
+
+        self._snapshot_bytes = Gauge(
+            "avatar_gateway_snapshot_bytes",
+            "Size of the snapshots of the sessions that this gateway carries.",
+            registry=self._registry,
+        )
+        self._evicted = Gauge(
+            "avatar_gateway_snapshots_evicted",
+            "Snapshots that made room for newer ones since the start: their sessions are lost if "
+            "their pods are, before the next snapshot.",
+            registry=self._registry,
+        )
+
         shared_state = Gauge(
             "avatar_gateway_shared_state_up",
             "Whether the shared state answers: 1, or 0 while this gateway stays within its share "
@@ -98,6 +122,15 @@ class Metrics:
 
         self.usage = UsageMetrics(self._registry)
 
+    def watch_snapshots(self, size: Callable[[], int], evicted: Callable[[], int]) -> None:
+        """Set the sources of the figures about snapshots, which are read at each scrape."""
+        self._snapshot_bytes.set_function(lambda: float(size()))
+        self._evicted.set_function(lambda: float(evicted()))
+
+    def count_recovery(self, result: str) -> None:
+        """Count a session whose pod was lost; `result` is one of `RECOVERIES`."""
+        self._recoveries.labels(result).inc()
+
     def count_ended_connection(self, reason: str) -> None:
         """Count a connection that was refused or closed, by reason."""
         self._ended_connections.labels(reason).inc()
@@ -124,8 +157,8 @@ class UsageMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         names = ["tenant", "service"]
-        more = f"Of {MAX_USAGE_PAIRS} pairs of tenant and service; the rest has the label `other`."
-        self._pairs: set[tuple[str, str]] = set()
+        more = f"The first {MAX_USAGE_SERIES} tenants, services and classes; the rest is `other`."
+        self._known: set[tuple[str, str, str]] = set()
         self._sessions = Counter(
             "avatar_gateway_usage_sessions_total",
             f"Sessions that began. {more}",
@@ -160,13 +193,14 @@ class UsageMetrics:
     def add(self, account: Account, growth: Sequence[int]) -> None:
         """Count what is new in the figures of an account."""
         new = dict(zip(FIGURES, growth, strict=True))
-        pair = (account.tenant, account.service)
-        if pair not in self._pairs and len(self._pairs) >= MAX_USAGE_PAIRS:
-            pair = _OTHER
-        self._pairs.add(pair)
+        known = (account.tenant, account.service, account.gpu_class)
+        if known not in self._known and len(self._known) >= MAX_USAGE_SERIES:
+            known = _OTHER
+        self._known.add(known)
+        *pair, gpu_class = known
         self._sessions.labels(*pair).inc(new["sessions"])
         self._seconds.labels(*pair).inc(new["session_ms"] / 1000)
-        self._gpu_seconds.labels(*pair, account.gpu_class).inc(new["gpu_ms"] / 1000)
+        self._gpu_seconds.labels(*pair, gpu_class).inc(new["gpu_ms"] / 1000)
         self._bytes.labels(*pair, "in").inc(new["bytes_in"])
         self._bytes.labels(*pair, "out").inc(new["bytes_out"])
         self._rejections.labels(*pair).inc(new["rejections"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make
 
 NOW = 1_800_000_000.0
-KEYS = {"apiKeys": {"secretRefs": [{"name": "keys"}]}}
+KEYS: dict[str, Any] = {"apiKeys": {"secretRefs": [{"name": "keys"}]}}
 GOOD = TenantReport(valid_keys=2)
 FRONT = ServiceKey("acme", "front")
 
