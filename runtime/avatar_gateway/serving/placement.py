@@ -267,10 +267,13 @@ def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
 def _headers(
     forwarded: Mapping[str, str], request: SessionRequest, pod: Pod, keys: Sequence[str]
 ) -> Mapping[str, str]:
-    """Add what proves the gateway, and the requested service if the pod has another one."""
+    """Add what proves the gateway, the limit of the tenant, and a service of another name."""
     headers = {**forwarded, **_proofs(pod, request.caller, keys)}
     if pod.original_service != request.model:
         headers[labels.SERVICE_HEADER] = request.model
+    tenant = request.principal.tenant
+    if tenant is not None and tenant.limits.session_s is not None:
+        headers[labels.MAX_DURATION_HEADER] = str(tenant.limits.session_s)
     return headers
 
 

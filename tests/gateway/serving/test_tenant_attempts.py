@@ -22,6 +22,8 @@ from tests.gateway import tenants as make
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from avatar_contracts import labels
+from avatar_gateway.serving import revocation
 from avatar_gateway.serving.revocation import FORBIDDEN_CLOSE, REVOKED_CLOSE
 from avatar_gateway.tenant_registry import ServiceAccess
 
@@ -503,3 +505,25 @@ async def test_no_credential_reaches_a_log(
     assert make.key_of(1)[0] in logged, "the public name of the key"
     assert "end session" in logged
     assert "unauthenticated" in logged
+
+
+# Duration
+
+
+async def test_the_pod_gets_the_limit_of_the_tenant_for_a_session(world: World) -> None:
+    await world.opens(ACME)
+    world.tenants.change_acme(limits={"sessionSeconds": 90})
+    await world.opens(ACME, **{labels.MAX_DURATION_HEADER: "9999"})
+    sent = [each.headers.get(labels.MAX_DURATION_HEADER) for each in world.pods[0].requests]
+    assert sent == [None, "90"]
+
+
+async def test_a_pod_that_ignores_the_limit_loses_its_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "_GRACE_S", 0.0)
+    world.tenants.change_acme(limits={"sessionSeconds": 1})
+    async with world.open(ACME) as caller, world.open(PLATFORM) as other:
+        assert await closed(caller) == (4410, "the session reached its maximum duration")
+        await other.send("still here")
+        assert await other.recv() == "still here"
