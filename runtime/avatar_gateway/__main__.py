@@ -20,6 +20,7 @@ from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
 from avatar_gateway.cli import keys
 from avatar_gateway.core.connections import limits_for
+from avatar_gateway.core.leases import Usage
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
 from avatar_gateway.kube import informers, tenant_sinks
@@ -34,6 +35,7 @@ from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.serving.token_verifier import TokenVerifier
+from avatar_gateway.serving.use_counts import UseCounts
 from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
@@ -151,6 +153,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 tenants,
                 TokenVerifier(tenants, key_sets),
                 chosen.keys.gateway.read,
+                UseCounts(state, time.time),
             ),
             tenants,
             placer,
@@ -162,7 +165,16 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             audit_log,
             leases,
         )
-        admin = Admin(chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready)
+        admin = Admin(
+            chosen,
+            registry,
+            tenants,
+            sessions,
+            metrics,
+            lambda: gateway.is_ready,
+            gateway.tenant_waiting,
+            lambda name: leases.overview.tenants.get(name, Usage()),
+        )
         revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
         await stack.enter_async_context(

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.serving.token_verifier import TokenVerifier
+from avatar_gateway.serving.use_counts import UseCounts
+from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.tenant_registry import TenantRegistry
 
@@ -414,6 +417,7 @@ async def serving_gateway(
                 setup.tenants,
                 TokenVerifier(setup.tenants, setup.key_sets),
                 lambda: keys,
+                UseCounts(MemoryState(time.time), time.time),
             ),
             setup.tenants,
             placer,

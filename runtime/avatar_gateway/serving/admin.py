@@ -13,7 +13,8 @@ from aiohttp import web
 from avatar_contracts import labels, tokens
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S, DemandDocument
 from avatar_gateway import errors
-from avatar_gateway.core import credentials
+from avatar_gateway.core import credentials, tenant_report
+from avatar_gateway.core.leases import Usage
 from avatar_gateway.serving import answers, probes
 
 if TYPE_CHECKING:
@@ -37,9 +38,14 @@ class Admin:
         sessions: Sessions,
         metrics: Metrics,
         is_ready: Callable[[], bool],
+        waiting_of: Callable[[str], int] = lambda _: 0,
+        usage_of: Callable[[str], Usage] = lambda _: Usage(),
     ) -> None:
+        """`waiting_of` and `usage_of` return what tenants have, here and at all gateways."""
         self._is_ready = is_ready
         self._settings = settings
+        self._waiting_of = waiting_of
+        self._usage_of = usage_of
         self._registry = registry
         self._tenants = tenants
         self._sessions = sessions
@@ -90,14 +96,14 @@ class Admin:
         document = self._sessions.state(self._settings.pod, self._registry.services, now)
         live = Counter(each.principal.tenant_name for each in self._sessions.live_sessions.values())
         document["tenants"] = {
-            name: {
-                "sessions": live[name],
-                "waiting": 0,
-                "seconds_this_month": 0,
-                "keys": self._tenants.report(name, time()),
-                "limited_by": "",
-            }
-            for name in sorted(self._tenants.tenants)
+            name: tenant_report.report(
+                live[name],
+                self._waiting_of(name),
+                self._tenants.report(name, time()),
+                found.tenant.limits,
+                self._usage_of(name),
+            )
+            for name, found in sorted(self._tenants.tenants.items())
         }
         return document
 

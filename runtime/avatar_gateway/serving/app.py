@@ -109,6 +109,10 @@ class Gateway:
         )
         return application
 
+    def tenant_waiting(self, tenant: str) -> int:
+        """Return how many callers of a tenant wait here."""
+        return self._demand.tenant_waiting(tenant)
+
     @property
     def is_ready(self) -> bool:
         """Whether services and pods are known and the gateway does not shut down."""
