@@ -1,4 +1,4 @@
-"""Command line of the gateway: `avatar-gateway serve` and `avatar-gateway keys`."""
+"""Command line of the gateway: `avatar-gateway serve`, `keys` and `usage`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
-from avatar_gateway.cli import keys
+from avatar_gateway.cli import keys, usage
 from avatar_gateway.core.connections import limits_for
-from avatar_gateway.core.leases import Usage
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
 from avatar_gateway.kube import informers, tenant_sinks
@@ -35,13 +34,22 @@ from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.serving.token_verifier import TokenVerifier
-from avatar_gateway.serving.use_counts import UseCounts
 from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.shared.usage_log import UsageLog
+from avatar_gateway.shared.use_counts import SharedUseCounts
+from avatar_gateway.shared.waiting import shared_queue
 from avatar_gateway.streams.key_sets import KeySets
-from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
+from avatar_gateway.streams.runtimes import (
+    STATES,
+    USAGE,
+    PodStreams,
+    new_http_session,
+    update_states,
+)
 from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
@@ -83,9 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     serve_parser.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
     keys.add_parser(commands)
+    usage.add_parser(commands)
     options = parser.parse_args(arguments)
     if options.command == "keys":
         return keys.run(options)
+    if options.command == "usage":
+        return usage.run(options, os.environ, time.time())
     try:
         given = {
             "AVATAR_GATEWAY_TLS_CERTIFICATE": options.tls_certificate,
@@ -115,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | None) -> None:
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
-    tenants = TenantRegistry(chosen.tenants.keys_namespace)
     state = _shared_state(chosen.shared_state)
+    tenants = TenantRegistry(chosen.tenants.keys_namespace)
     metrics = Metrics(
         lambda: sessions.live,
         lambda: sessions.waiting,
@@ -136,11 +147,30 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         audit_log = audit.AuditLog()
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
-        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        name = f"{chosen.pod}/{secrets.token_hex(4)}"  # no other process has it
+        leases = Leases(state, name, loop.time)
+        meter = Meter(
+            state,
+            UsageLog(chosen.usage_log),
+            chosen.pod,
+            registry.capacity,
+            loop.time,
+            time.time,
+            metrics.usage,
+        )
         sessions.shared_state = lambda: state.name
         streams = PodStreams(
             STATES,
             update_states(registry),
+            registry,
+            http,
+            chosen.keys.gateway.read,
+            _backoff,
+            metrics.count_state_fault,
+        )
+        uses = PodStreams(
+            USAGE,
+            meter.on_line,
             registry,
             http,
             chosen.keys.gateway.read,
@@ -153,7 +183,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 tenants,
                 TokenVerifier(tenants, key_sets),
                 chosen.keys.gateway.read,
-                UseCounts(state, time.time),
+                SharedUseCounts(state, time.time),
             ),
             tenants,
             placer,
@@ -164,6 +194,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             budget,
             audit_log,
             leases,
+            meter,
+            lambda service: shared_queue(state, service, name),
         )
         admin = Admin(
             chosen,
@@ -172,8 +204,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             sessions,
             metrics,
             lambda: gateway.is_ready,
+            leases,
             gateway.tenant_waiting,
-            lambda name: leases.overview.tenants.get(name, Usage()),
         )
         revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
@@ -187,10 +219,13 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 group.create_task(key_sets.run(), name="key-sets"),
                 group.create_task(revocations.run(), name="revocations"),
                 group.create_task(leases.run(), name="leases"),
+                group.create_task(meter.run(), name="usage"),
+                group.create_task(uses.run(), name="usage-of-pods"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
+            await meter.close()
             await leases.report()  # what the last sessions held is free at once
             for task in background:
                 task.cancel()

@@ -167,8 +167,11 @@ def test_named_namespaces_bound_every_write(helm: Any) -> None:
     wide = {g for g in grants(objects, "operator") if g[0] == "*" and g[2] not in reads}
     kinds = ("gpuprofiles", "avatartenants")  # they have no namespace
     assert wide == {("*", f"avatar.musetalk.io/{kind}/status", "patch") for kind in kinds}
-    unbound = {g[1] for g in grants(objects, "gateway") if g[0] == "*"}
-    assert unbound == {"/namespaces", "avatar.musetalk.io/avatartenants"}  # they have no namespace
+    everywhere = {g[1] for g in grants(objects, "gateway") if g[0] == "*"}
+    assert everywhere == {
+        "/namespaces",
+        "avatar.musetalk.io/avatartenants",
+    }  # they have no namespace
     assert {g[0] for g in grants(objects, "gateway")} == {"*", "acme", "globex"}
     assert ("acme", "/pods", "create") in grants(objects, "operator")
     assert {g[0] for g in grants(objects, "operator")} == {"*", "acme", "globex", "avatars"}

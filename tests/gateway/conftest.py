@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +35,6 @@ from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.serving.token_verifier import TokenVerifier
-from avatar_gateway.serving.use_counts import UseCounts
-from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.tenant_registry import TenantRegistry
 
@@ -48,6 +45,7 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.connections import IPNetwork
     from avatar_gateway.shared.leases import Leases
+    from avatar_gateway.shared.metering import Meter
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -146,6 +144,7 @@ class FakePod:
         self.sockets.add(socket)
         if self.session_header is not None:
             socket.headers["Avatar-Session"] = self.session_header(request)
+            socket.headers["Avatar-Resume-Seconds"] = "30"
         try:
             await socket.prepare(request)
             await self._converse(socket)
@@ -393,6 +392,7 @@ async def serving_gateway(
     limits: Limits = LIMITS,
     trusted_proxies: Sequence[IPNetwork] = (),
     leases: Leases | None = None,
+    meter: Meter | None = None,
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -417,7 +417,6 @@ async def serving_gateway(
                 setup.tenants,
                 TokenVerifier(setup.tenants, setup.key_sets),
                 lambda: keys,
-                UseCounts(MemoryState(time.time), time.time),
             ),
             setup.tenants,
             placer,
@@ -428,8 +427,11 @@ async def serving_gateway(
             budget,
             audit_log,
             leases,
+            meter,
         )
-        admin = Admin(chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready)
+        admin = Admin(
+            chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready, leases
+        )
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(
             Listener(limits, trusted_proxies, tls_context=tls_context).listening(

@@ -13,8 +13,7 @@ from aiohttp import web
 from avatar_contracts import labels, tokens
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S, DemandDocument
 from avatar_gateway import errors
-from avatar_gateway.core import credentials, tenant_report
-from avatar_gateway.core.leases import Usage
+from avatar_gateway.core import credentials
 from avatar_gateway.serving import answers, probes
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from avatar_gateway.pod_registry import PodRegistry
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Settings
+    from avatar_gateway.shared.leases import Leases
     from avatar_gateway.tenant_registry import TenantRegistry
 
 
@@ -38,14 +38,17 @@ class Admin:
         sessions: Sessions,
         metrics: Metrics,
         is_ready: Callable[[], bool],
+        leases: Leases | None = None,
         waiting_of: Callable[[str], int] = lambda _: 0,
-        usage_of: Callable[[str], Usage] = lambda _: Usage(),
     ) -> None:
-        """`waiting_of` and `usage_of` return what tenants have, here and at all gateways."""
+        """Without `leases` the document says nothing of months and limits.
+
+        `waiting_of` returns how many callers of a tenant wait here.
+        """
+        self._waiting_of = waiting_of
+        self._leases = leases
         self._is_ready = is_ready
         self._settings = settings
-        self._waiting_of = waiting_of
-        self._usage_of = usage_of
         self._registry = registry
         self._tenants = tenants
         self._sessions = sessions
@@ -96,14 +99,14 @@ class Admin:
         document = self._sessions.state(self._settings.pod, self._registry.services, now)
         live = Counter(each.principal.tenant_name for each in self._sessions.live_sessions.values())
         document["tenants"] = {
-            name: tenant_report.report(
-                live[name],
-                self._waiting_of(name),
-                self._tenants.report(name, time()),
-                found.tenant.limits,
-                self._usage_of(name),
-            )
-            for name, found in sorted(self._tenants.tenants.items())
+            name: {
+                "sessions": live[name],
+                "waiting": self._waiting_of(name),
+                "seconds_this_month": self._leases.seconds_this_month(name) if self._leases else 0,
+                "keys": self._tenants.report(name, time()),
+                "limited_by": self._leases.limited_by(name) if self._leases else "",
+            }
+            for name in sorted(self._tenants.tenants)
         }
         return document
 

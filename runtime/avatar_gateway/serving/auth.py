@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from avatar_contracts import documents, tokens
 from avatar_gateway import errors
@@ -12,15 +12,23 @@ from avatar_gateway.core import api_keys, credentials, requests
 from avatar_gateway.core.credentials import ClientSecret
 from avatar_gateway.core.tenants import PLATFORM, ClientSecretUse, Credential, CredentialKind
 from avatar_gateway.core.tenants import Principal as Principal
+from avatar_gateway.core.use_counts import LocalUseCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from avatar_gateway.serving.token_verifier import TokenVerifier
-    from avatar_gateway.serving.use_counts import UseCounts
     from avatar_gateway.tenant_registry import TenantRegistry
 
 _MAX_BODY_BYTES: Final = 64 * 1024
+
+
+class UseCounts(Protocol):
+    """Counts how often client secrets were used, if possible over all gateways."""
+
+    async def count_use(self, use_id: str, limit: int, ttl_s: int) -> bool:
+        """Count one use, and return whether it is within the limit; forget it after `ttl_s`."""
+        ...
 
 
 class Authenticator:
@@ -32,7 +40,7 @@ class Authenticator:
         tenants: TenantRegistry,
         token_verifier: TokenVerifier,
         read_gateway_keys: Callable[[], Sequence[str]],
-        uses: UseCounts,
+        uses: UseCounts | None = None,
     ) -> None:
         """`read_keys` returns the keys of the platform; the first one signs client secrets.
 
@@ -42,7 +50,7 @@ class Authenticator:
         self._tenants = tenants
         self._token_verifier = token_verifier
         self._read_gateway_keys = read_gateway_keys
-        self._uses = uses
+        self._uses = uses or LocalUseCounts(time)
 
     def check_url(self, query: Sequence[tuple[str, str]]) -> None:
         """Reject a URL that contains a credential.

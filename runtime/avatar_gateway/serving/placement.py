@@ -48,6 +48,8 @@ class PlacedSession:
     pod: str
     peer: Peer
     placement: Placement
+    gpu_class: str = ""
+    """The GPU class of the pod, from its label."""
     lease: HeldLease | None = None
     """What counts for the limits of its tenant; None for a session without a tenant."""
 
@@ -117,6 +119,13 @@ class Placer:
         if isinstance(ranked, routing.Shortage):
             raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
         return ranked
+
+    def has_room(self, request: SessionRequest) -> bool:
+        """Return whether some pod may accept a session now."""
+        try:
+            return bool(self.check_room(request))
+        except errors.Rejection:
+            return False
 
     async def place(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
@@ -241,7 +250,7 @@ class Placer:
                 raise errors.PodError(key, repr(error)) from error
             raise
         placement.accepted_at = asyncio.get_running_loop().time()
-        return PlacedSession(key, peer, placement)
+        return PlacedSession(key, peer, placement, pod.gpu_class)
 
 
 def _missing(model: str) -> str:

@@ -22,7 +22,7 @@ from tests.gateway import tenants as make
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from avatar_contracts import labels
+from avatar_contracts import labels, tokens
 from avatar_gateway.serving import revocation
 from avatar_gateway.serving.revocation import FORBIDDEN_CLOSE, REVOKED_CLOSE
 from avatar_gateway.tenant_registry import ServiceAccess
@@ -527,3 +527,29 @@ async def test_a_pod_that_ignores_the_limit_loses_its_session(
         assert await closed(caller) == (4410, "the session reached its maximum duration")
         await other.send("still here")
         assert await other.recv() == "still here"
+
+
+# What the operator reads
+
+
+async def test_the_state_document_counts_what_a_tenant_has_here(world: World) -> None:
+    world.tenants.change_acme(apiKeys={"secretRefs": [{"name": "acme-keys"}, {"name": "more"}]})
+    world.pods[0].capacity = 1
+    token = {"Authorization": f"Bearer {tokens.gateway_token(world.gateway.keys[0])}"}
+    async with (
+        world.open(ACME),
+        aiohttp.ClientSession(f"http://127.0.0.1:{world.gateway.admin_port}") as http,
+    ):
+        world.gateway.report_state(world.pods[0])
+        async with world.open(ACME, f"model={OWN}&wait_ms=60000") as waiting:
+            await waiting.recv()
+            async with http.get(labels.STATE_PATH, headers=token) as response:
+                document = await response.json()
+    assert document["tenants"]["acme"] == {
+        "sessions": 1,
+        "waiting": 1,
+        "seconds_this_month": 0,
+        "keys": {"valid": 1, "problem": "Secret keys/more does not exist"},
+        "limited_by": "",
+    }
+    assert document["tenants"]["globex"]["keys"] == {"valid": 1, "problem": ""}

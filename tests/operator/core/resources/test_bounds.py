@@ -42,7 +42,7 @@ def specs(definition: dict[str, Any]) -> list[tuple[Path, int, int]]:
 
 
 AVATARS, SERVICES, TENANTS, PROFILES = map(specs, crds.bundled())
-CASES = [(parse_service, *case) for case in SERVICES] + [
+CASES: list[tuple[Any, Path, int, int]] = [(parse_service, *case) for case in SERVICES] + [
     (parse_profile, *case) for case in PROFILES
 ]
 # The gateway alone reads the issuers of tokens.
