@@ -430,7 +430,14 @@ async def serving_gateway(
             meter,
         )
         admin = Admin(
-            chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready, leases
+            chosen,
+            registry,
+            setup.tenants,
+            sessions,
+            metrics,
+            lambda: app.is_ready,
+            leases,
+            app.tenant_waiting,
         )
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(
