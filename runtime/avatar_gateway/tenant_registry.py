@@ -116,8 +116,11 @@ class TenantRegistry:
             return
         for problem in found.problems if self._users.get(name) else ():
             _log.error("API key not usable secret=%s problem=%s", name, problem)
+        known = self._secrets.get(name)
         self._forget_secret(name)
         self._secrets[name] = found
+        if known is not None:
+            _log_removed(name, known.keys.keys() - found.keys.keys())
         for key_id, key in found.keys.items():
             self._by_id.setdefault(key_id, {})[name] = key
         for secret_id in found.revoked:
@@ -126,6 +129,8 @@ class TenantRegistry:
 
     def remove_secret(self, name: str) -> None:
         """Remove a Secret; its keys are invalid from now on."""
+        if name in self._secrets:
+            _log_removed(name, self._secrets[name].keys.keys())
         self._forget_secret(name)
         self.changed.set()
 
@@ -308,6 +313,11 @@ class TenantRegistry:
         """
         users = [self._tenants[name] for name in self._users.get(secret, ())]
         return min(users, key=_age, default=None)
+
+
+def _log_removed(secret: str, key_ids: Iterable[str]) -> None:
+    for key_id in sorted(key_ids):
+        _log.info("API key removed secret=%s key=%s", secret, key_id)
 
 
 def _age(found: TenantObject) -> tuple[str, str]:
