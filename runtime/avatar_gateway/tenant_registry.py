@@ -34,6 +34,9 @@ class ServiceAccess:
     """The only tenants that may use it, and nobody else; empty for everyone."""
 
 
+_UNKNOWN: Final = ServiceAccess({}, frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class SecretKeys:
     """The content of a Secret with API keys."""
@@ -210,17 +213,18 @@ class TenantRegistry:
         """
         if principal.model is not None and principal.model != service:
             return False
-        access = self._services.get(service)
+        access = self._services.get(service, _UNKNOWN)
         if principal.tenant is None:
-            return access is None or not access.tenants
+            return access is _UNKNOWN or not access.tenants
         found = self._tenants.get(principal.tenant.name)
-        if found is None or found.problem or access is None:
+        if found is None or found.problem:
             return False
-        if access.tenants and found.name not in access.tenants:
-            return False
+        # All of it also for a service that does not exist: the time shows no difference.
+        is_admitted = not access.tenants or found.name in access.tenants
         namespace = service.partition("/")[0]
         labels = self._namespaces.get(namespace, {})
-        return found.access.permits(namespace, labels, access.labels)
+        is_selected = found.access.permits(namespace, labels, access.labels)
+        return is_admitted and is_selected and access is not _UNKNOWN
 
     def forbids(self, principal: Principal, service: str) -> bool:
         """Return whether a principal may not use a service that exists."""
