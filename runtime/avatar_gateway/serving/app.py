@@ -117,6 +117,7 @@ class Gateway:
             metrics,
             audit_log,
         )
+        metrics.watch_snapshots(lambda: placer.snapshots.nbytes, lambda: placer.snapshots.evicted)
         self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
@@ -403,7 +404,14 @@ class Gateway:
         segment = self._meter_start(session_request, placed, caller)
         may_return = True
         try:
-            end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)
+            end = await proxy.relay(
+                caller,
+                placed.peer,
+                stop,
+                self._rate,
+                on_message,
+                None if placed.source is None else lambda: self._recover(placed),
+            )
             may_return = end.code in _KEPT_CODES or not caller.forwarded_bytes
         finally:
             if segment is not None:
@@ -443,6 +451,23 @@ class Gateway:
     def _count_refused(self, request: requests.SessionRequest) -> None:
         if self._meter is not None:
             self._meter.reject(request.principal.tenant_name, request.model)
+
+    async def _recover(self, placed: placement.PlacedSession) -> Mapping[str, object] | None:
+        """Continue a session whose pod is lost; return the event that says where it is."""
+        session_id, result = await self._placer.recover(placed)
+        if result is not None:
+            self._metrics.count_recovery(result)
+        if session_id is None:
+            return None
+        if placed.lease is not None:
+            placed.lease.bind(session_id)
+        return {
+            "type": "session.migrate",
+            "event_id": "event_recovered",
+            "reason": "pod_lost",
+            "deadline_ms": 0,
+            "session_id": session_id,
+        }
 
     async def _accept_and_close(
         self, request: web.Request, error: Mapping[str, Any], code: int
