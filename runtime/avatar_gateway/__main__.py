@@ -196,6 +196,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             leases,
             meter,
             lambda service: shared_queue(state, service, name),
+            chosen.direct_url,
         )
         admin = Admin(
             chosen,

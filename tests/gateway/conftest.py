@@ -427,6 +427,7 @@ async def serving_gateway(
     trusted_proxies: Sequence[IPNetwork] = (),
     leases: Leases | None = None,
     meter: Meter | None = None,
+    direct_url: str = "",
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -462,6 +463,7 @@ async def serving_gateway(
             audit_log,
             leases,
             meter,
+            direct_url=direct_url,
         )
         admin = Admin(
             chosen,

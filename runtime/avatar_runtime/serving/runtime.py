@@ -22,6 +22,7 @@ from avatar_runtime.protocol.session_config import (
 from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
+from avatar_runtime.serving.direct_access import DirectAccess
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
 from avatar_runtime.serving.usage import UsageReports
@@ -84,6 +85,7 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.tokens = PodTokens(settings.admin)
+        self.direct = DirectAccess(settings.identity.pod, self.tokens.session, time.time)
         self.metrics = metrics
         self.clock = clock
         self.changes = ChangeNotifier()

@@ -52,12 +52,14 @@ class World:
         assert status == 200, body
         return str(body["value"])
 
-    async def post(self, key: str, body: Any) -> tuple[int, Any]:
-        """Return the answer to a request for a client secret."""
+    async def post(
+        self, key: str, body: Any, path: str = "/v1/realtime/client_secrets"
+    ) -> tuple[int, Any]:
+        """Return the answer to a request, by default for a client secret."""
         headers = {"Authorization": f"Bearer {key}"}
         async with (
             aiohttp.ClientSession(f"http://127.0.0.1:{self.gateway.port}") as http,
-            http.post("/v1/realtime/client_secrets", json=body, headers=headers) as response,
+            http.post(path, json=body, headers=headers) as response,
         ):
             return response.status, await response.json()
 
@@ -527,6 +529,29 @@ async def test_a_pod_that_ignores_the_limit_loses_its_session(
         assert await closed(caller) == (4410, "the session reached its maximum duration")
         await other.send("still here")
         assert await other.recv() == "still here"
+
+
+# Sessions without a gateway
+
+
+async def test_direct_mode_hides_foreign_services_and_counts_uses(
+    make_gateway: Callable[..., Any],
+) -> None:
+    async with make_gateway(direct_url="wss://{pod}.example/v1/realtime") as gateway:
+        world = World(gateway, make.Tenants(gateway.tenants))
+        await gateway.pod("p1")
+        gateway.registry.add_service(FOREIGN)
+
+        async def ask(key: str, model: str) -> tuple[int, str]:
+            status, body = await world.post(key, {"model": model}, "/v1/sessions")
+            return status, json.dumps(body.get("error")).replace(model, "M")
+
+        assert await ask(ACME, FOREIGN) == await ask(ACME, UNKNOWN)
+        assert (await ask(ACME, FOREIGN))[0] == 404
+        secret = await world.mint(ACME, max_uses=1)
+        assert await ask(secret, "acme/second") == await ask(secret, UNKNOWN)
+        assert (await ask(secret, OWN))[0] == 201
+        assert (await ask(secret, OWN))[0] == 401
 
 
 # What the operator reads
