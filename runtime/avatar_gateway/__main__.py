@@ -1,4 +1,4 @@
-"""Command line of the gateway: `avatar-gateway serve`."""
+"""Command line of the gateway: `avatar-gateway serve`, `keys` and `usage`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
+from avatar_gateway.cli import keys, usage
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
@@ -36,9 +37,19 @@ from avatar_gateway.serving.token_verifier import TokenVerifier
 from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.shared.usage_log import UsageLog
+from avatar_gateway.shared.use_counts import SharedUseCounts
+from avatar_gateway.shared.waiting import shared_queue
 from avatar_gateway.streams.key_sets import KeySets
-from avatar_gateway.streams.runtimes import STATES, PodStreams, new_http_session, update_states
+from avatar_gateway.streams.runtimes import (
+    STATES,
+    USAGE,
+    PodStreams,
+    new_http_session,
+    update_states,
+)
 from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
@@ -67,7 +78,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 after a shutdown, 2 for wrong settings."""
+    """Run the command line and return its exit status: 2 for wrong settings or arguments."""
     parser = argparse.ArgumentParser(prog="avatar-gateway", description=__doc__)
     version = importlib.metadata.version("avatar-service")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
@@ -79,7 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tls-certificate", metavar="FILE", help="PEM file to serve TLS with"
     )
     serve_parser.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
+    keys.add_parser(commands)
+    usage.add_parser(commands)
     options = parser.parse_args(arguments)
+    if options.command == "keys":
+        return keys.run(options)
+    if options.command == "usage":
+        return usage.run(options, os.environ, time.time())
     try:
         given = {
             "AVATAR_GATEWAY_TLS_CERTIFICATE": options.tls_certificate,
@@ -109,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | None) -> None:
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
-    tenants = TenantRegistry(chosen.tenants.keys_namespace)
     state = _shared_state(chosen.shared_state)
+    tenants = TenantRegistry(chosen.tenants.keys_namespace)
     metrics = Metrics(
         lambda: sessions.live,
         lambda: sessions.waiting,
@@ -130,11 +147,30 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         audit_log = audit.AuditLog()
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
-        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        name = f"{chosen.pod}/{secrets.token_hex(4)}"  # no other process has it
+        leases = Leases(state, name, loop.time)
+        meter = Meter(
+            state,
+            UsageLog(chosen.usage_log),
+            chosen.pod,
+            registry.capacity,
+            loop.time,
+            time.time,
+            metrics.usage,
+        )
         sessions.shared_state = lambda: state.name
         streams = PodStreams(
             STATES,
             update_states(registry),
+            registry,
+            http,
+            chosen.keys.gateway.read,
+            _backoff,
+            metrics.count_state_fault,
+        )
+        uses = PodStreams(
+            USAGE,
+            meter.on_line,
             registry,
             http,
             chosen.keys.gateway.read,
@@ -147,6 +183,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 tenants,
                 TokenVerifier(tenants, key_sets),
                 chosen.keys.gateway.read,
+                SharedUseCounts(state, time.time),
             ),
             tenants,
             placer,
@@ -157,8 +194,12 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             budget,
             audit_log,
             leases,
+            meter,
+            lambda service: shared_queue(state, service, name),
         )
-        admin = Admin(chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready)
+        admin = Admin(
+            chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready, leases
+        )
         revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
         await stack.enter_async_context(
@@ -171,10 +212,13 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 group.create_task(key_sets.run(), name="key-sets"),
                 group.create_task(revocations.run(), name="revocations"),
                 group.create_task(leases.run(), name="leases"),
+                group.create_task(meter.run(), name="usage"),
+                group.create_task(uses.run(), name="usage-of-pods"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
+            await meter.close()
             await leases.report()  # what the last sessions held is free at once
             for task in background:
                 task.cancel()

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.usage import Account
 
-MAX_USAGE_PAIRS: Final = 200
-"""Pairs of tenant and service with series of their own; the others count as `other`."""
-_OTHER: Final = ("other", "other")
+MAX_USAGE_SERIES: Final = 200
+"""Combinations of tenant, service and GPU class with series of their own."""
+_OTHER: Final = ("other", "other", "other")
 ENDED_CONNECTIONS: Final = ("address_limit", "deadline", "descriptors", "displaced", "limit")
 
 RECOVERIES: Final = ("kept", "lost", "recovered")
@@ -157,8 +157,8 @@ class UsageMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         names = ["tenant", "service"]
-        more = f"Of {MAX_USAGE_PAIRS} pairs of tenant and service; the rest has the label `other`."
-        self._pairs: set[tuple[str, str]] = set()
+        more = f"The first {MAX_USAGE_SERIES} tenants, services and classes; the rest is `other`."
+        self._known: set[tuple[str, str, str]] = set()
         self._sessions = Counter(
             "avatar_gateway_usage_sessions_total",
             f"Sessions that began. {more}",
@@ -193,13 +193,14 @@ class UsageMetrics:
     def add(self, account: Account, growth: Sequence[int]) -> None:
         """Count what is new in the figures of an account."""
         new = dict(zip(FIGURES, growth, strict=True))
-        pair = (account.tenant, account.service)
-        if pair not in self._pairs and len(self._pairs) >= MAX_USAGE_PAIRS:
-            pair = _OTHER
-        self._pairs.add(pair)
+        known = (account.tenant, account.service, account.gpu_class)
+        if known not in self._known and len(self._known) >= MAX_USAGE_SERIES:
+            known = _OTHER
+        self._known.add(known)
+        *pair, gpu_class = known
         self._sessions.labels(*pair).inc(new["sessions"])
         self._seconds.labels(*pair).inc(new["session_ms"] / 1000)
-        self._gpu_seconds.labels(*pair, account.gpu_class).inc(new["gpu_ms"] / 1000)
+        self._gpu_seconds.labels(*pair, gpu_class).inc(new["gpu_ms"] / 1000)
         self._bytes.labels(*pair, "in").inc(new["bytes_in"])
         self._bytes.labels(*pair, "out").inc(new["bytes_out"])
         self._rejections.labels(*pair).inc(new["rejections"])

@@ -127,6 +127,11 @@ class PodRegistry:
         """Return the ranked pods of a service, to be read only."""
         return self._by_service.get(service, _NO_PODS)
 
+    def capacity(self, pod: str) -> int:
+        """Return how many sessions a pod can have, as it reported last; 0 if that is not known."""
+        state = self._states.get(pod)
+        return 0 if state is None else state.capacity
+
     def add_placement(self, pod: str) -> Placement:
         """Count a session that this gateway sends to a pod: it holds a slot from now on."""
         placement = Placement(pod)

@@ -53,6 +53,7 @@ _KNOWN: Final = frozenset(
         "TLS_KEY",
         "TENANTS",
         "TRUSTED_PROXIES",
+        "USAGE_LOG",
     }
 )
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
@@ -163,6 +164,8 @@ class Settings:
     certificate: tls.CertificateFiles | None = None
     """The certificate of the sessions port; None serves without encryption."""
     shared_state: SharedStateAddress = SharedStateAddress()
+    usage_log: str = ""
+    """The file of the usage log, `-` for the standard output; empty for none."""
 
 
 def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -> Settings:
@@ -199,7 +202,8 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
             keys_namespace=read.text(f"{_PREFIX}KEYS_NAMESPACE", ""),
         ),
         certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
-        shared_state=_shared_state(read),
+        shared_state=shared_state(read),
+        usage_log=read.text(f"{_PREFIX}USAGE_LOG", ""),
     )
     read.check(errors.SettingsError)
     return settings
@@ -225,7 +229,8 @@ def _limits(read: Environment) -> Limits:
     )
 
 
-def _shared_state(read: Environment) -> SharedStateAddress:
+def shared_state(read: Environment) -> SharedStateAddress:
+    """Return the server of the shared state; faults are noted."""
     name = f"{_PREFIX}SHARED_STATE_URL"
     url = read.secret(name).strip()
     if url and not _is_shared_state_url(url):

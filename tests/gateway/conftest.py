@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.connections import IPNetwork
     from avatar_gateway.shared.leases import Leases
+    from avatar_gateway.shared.metering import Meter
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -154,6 +155,7 @@ class FakePod:
             socket.headers["Avatar-Resume-Seconds"] = str(self.resume_s)
         if self.session_header is not None:
             socket.headers["Avatar-Session"] = self.session_header(request)
+            socket.headers["Avatar-Resume-Seconds"] = "30"
         try:
             await socket.prepare(request)
             await self._converse(socket)
@@ -424,6 +426,7 @@ async def serving_gateway(
     limits: Limits = LIMITS,
     trusted_proxies: Sequence[IPNetwork] = (),
     leases: Leases | None = None,
+    meter: Meter | None = None,
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -458,8 +461,11 @@ async def serving_gateway(
             budget,
             audit_log,
             leases,
+            meter,
         )
-        admin = Admin(chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready)
+        admin = Admin(
+            chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready, leases
+        )
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(
             Listener(limits, trusted_proxies, tls_context=tls_context).listening(

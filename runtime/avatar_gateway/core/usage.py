@@ -89,18 +89,20 @@ class Ledger:
     totals: dict[tuple[int, Account], tuple[int, ...]] = field(default_factory=dict)
     months: dict[tuple[str, int], int] = field(default_factory=dict)
     """Milliseconds of sessions, by tenant and month: its year times 100 and its number."""
-    _known: dict[str, tuple[Record, float]] = field(default_factory=dict)
+    _known: dict[str, tuple[tuple[int, ...], bool, float]] = field(default_factory=dict)
 
     def report(self, records: Iterable[Record], now_ms: float, month: int) -> None:
         """Count what is new in records."""
         for record in records:
-            known, _ = self._known.get(record.id, (None, 0.0))
-            new = growth(known.figures if known else NONE, record.figures)
+            before, was_closed, _ = self._known.get(record.id, (NONE, False, 0.0))
+            new = growth(before, record.figures)
             key = (int(now_ms // HOUR_MS), record.account)
             self.totals[key] = added(self.totals.get(key, NONE), new)
             if session_ms := new[FIGURES.index("session_ms")]:
                 self._add_to_month(record.account.tenant, month, session_ms)
-            self._known[record.id] = (record, now_ms)
+            # An older report may come late: figures only grow.
+            is_closed = was_closed or record.is_closed
+            self._known[record.id] = (added(before, new), is_closed, now_ms)
 
     def _add_to_month(self, tenant: str, month: int, session_ms: int) -> None:
         if tenant != PLATFORM:
@@ -108,10 +110,9 @@ class Ledger:
 
     def forget(self, before_ms: float) -> None:
         """Forget closed records that were not reported since a time."""
-        for key in [
-            key for key, (each, at) in self._known.items() if each.is_closed and at < before_ms
-        ]:
-            del self._known[key]
+        for key, (_, is_closed, at) in list(self._known.items()):
+            if is_closed and at < before_ms:
+                del self._known[key]
 
     def usage(self, since: int, until: int) -> list[HourTotal]:
         """Return the totals of the hours from `since` to before `until`."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from avatar_gateway.pod_registry import PodRegistry
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Settings
+    from avatar_gateway.shared.leases import Leases
     from avatar_gateway.tenant_registry import TenantRegistry
 
 
@@ -37,7 +38,10 @@ class Admin:
         sessions: Sessions,
         metrics: Metrics,
         is_ready: Callable[[], bool],
+        leases: Leases | None = None,
     ) -> None:
+        """Without `leases` the document says nothing of months and limits."""
+        self._leases = leases
         self._is_ready = is_ready
         self._settings = settings
         self._registry = registry
@@ -93,9 +97,9 @@ class Admin:
             name: {
                 "sessions": live[name],
                 "waiting": 0,
-                "seconds_this_month": 0,
+                "seconds_this_month": self._leases.seconds_this_month(name) if self._leases else 0,
                 "keys": self._tenants.report(name, time()),
-                "limited_by": "",
+                "limited_by": self._leases.limited_by(name) if self._leases else "",
             }
             for name in sorted(self._tenants.tenants)
         }

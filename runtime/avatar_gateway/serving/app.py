@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Limits
+    from avatar_gateway.shared.metering import Meter, Segment
+    from avatar_gateway.shared.waiting import SharedQueue
     from avatar_gateway.tenant_registry import TenantRegistry
 
     Query = Sequence[tuple[str, str]]
@@ -76,14 +78,27 @@ class Gateway:
         budget: MemoryBudget,
         audit_log: audit.AuditLog,
         leases: Leases | None = None,
+        meter: Meter | None = None,
+        shared_queue: Callable[[str], SharedQueue | None] = lambda _service: None,
     ) -> None:
-        """`leases` are those of the shared state; by default this gateway counts alone."""
+        """`leases` are those of the shared state; by default this gateway counts alone.
+
+        `shared_queue` returns the order in which the callers of all gateways wait for a service.
+        """
+        self._meter = meter
         self._leases = leases or Leases(MemoryState(time.monotonic), "alone", time.monotonic)
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._demand = DemandLimiter(sessions.set_waiting)
-        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes, self._demand)
+        self._demand = DemandLimiter(sessions.set_waiting, self._usage)
+        self._queues = WaitQueues(
+            sessions,
+            placer.end_session,
+            limits.held_bytes,
+            self._demand,
+            placer.has_room,
+            shared_queue,
+        )
         self._rate = Rate(limits.frames_per_s, limits.bytes_per_s)
         self._budget = budget
         self._metrics = metrics
@@ -226,10 +241,17 @@ class Gateway:
             if rejection.code not in ("model_not_found", "quota_exceeded"):
                 self._record_arrival(session_request, started)
                 self._sessions.record_rejection(model)
+            if rejection.code != "model_not_found":
+                self._count_refused(session_request)
             raise
         self._record_arrival(session_request, started)
         self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
+
+    def _usage(self, tenant: str) -> Mapping[str, int]:
+        """Return the sessions of a tenant at all gateways, as they were some seconds ago."""
+        found = self._leases.overview.tenants.get(tenant)
+        return {} if found is None else found.by_service
 
     def _record_arrival(self, session_request: requests.SessionRequest, now: float) -> None:
         """Count an arrival as far as the limits of its tenant permit."""
@@ -242,6 +264,7 @@ class Gateway:
         principal = session_request.principal
         self._authenticator.check_current(principal)  # it may have waited for long
         self._access.check(principal, session_request.model)
+        self._placer.check_room(session_request)  # before a lease is counted for nothing
         placed = await self._open(self._placer.place, session_request, request)
         try:
             await self._authenticator.count_use(principal)
@@ -264,6 +287,7 @@ class Gateway:
         if session_request.resume is not None:
             placed = await connect(session_request, protocols, headers)
             return await self._take_over(tenant, model, session_request.resume, placed)
+        self._placer.check_room(session_request)  # a caller without a pod takes no lease
         lease = await self._leases.acquire(tenant, model)
         try:
             placed = await connect(session_request, protocols, headers)
@@ -305,6 +329,7 @@ class Gateway:
             if rejection.code in wait_queue.RETRYABLE_CODES:
                 self._sessions.record_rejection(model)
             self._metrics.count_rejection(rejection.code)
+            self._count_refused(session_request)
             self._audit.denied(request, rejection, model)
             code = rejections.mapping_of(rejection.code).close_code or _INTERNAL_ERROR
             await _send_error_and_close(caller, rejections.error_object(rejection), code)
@@ -346,6 +371,7 @@ class Gateway:
         can_resume = session_request.can_resume and placed.peer.resume_s > 0
         stop = self._sessions.start(model, principal, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
+        segment = self._meter_start(session_request, placed, caller)
         may_return = True
         try:
             end = await proxy.relay(
@@ -358,7 +384,9 @@ class Gateway:
             )
             may_return = end.code in _KEPT_CODES or not caller.forwarded_bytes
         finally:
-            if may_return and placed.lease is not None:
+            if segment is not None:
+                segment.finish()
+            if may_return and placed.peer.resume_s and placed.lease is not None:
                 placed.lease.suspend()
             # A cancelled request passes here, too: the pod's slot must become free.
             await self._placer.end_session(placed, GOING_AWAY)
@@ -370,6 +398,29 @@ class Gateway:
             end.side.value,
             end.code,
         )
+
+    def _meter_start(
+        self,
+        request: requests.SessionRequest,
+        placed: placement.PlacedSession,
+        caller: Peer,
+    ) -> Segment | None:
+        """Begin to measure what a connection uses."""
+        if self._meter is None:
+            return None
+        return self._meter.start(
+            request.principal.tenant_name,
+            request.model,
+            placed.pod,
+            placed.gpu_class,
+            placed.named_session,
+            is_new=request.resume is None,
+            count_bytes=lambda: (placed.peer.forwarded_bytes, caller.forwarded_bytes),
+        )
+
+    def _count_refused(self, request: requests.SessionRequest) -> None:
+        if self._meter is not None:
+            self._meter.reject(request.principal.tenant_name, request.model)
 
     async def _recover(self, placed: placement.PlacedSession) -> Mapping[str, object] | None:
         """Continue a session whose pod is lost; return the event that says where it is."""

@@ -52,6 +52,8 @@ class PlacedSession:
     pod: str
     peer: Peer
     placement: Placement
+    gpu_class: str = ""
+    """The GPU class of the pod, from its label."""
     connection: str = ""
     """What this gateway calls its connection to the pod."""
     source: Pod | None = None
@@ -130,6 +132,13 @@ class Placer:
         if isinstance(ranked, routing.Shortage):
             raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
         return ranked
+
+    def has_room(self, request: SessionRequest) -> bool:
+        """Return whether some pod may accept a session now."""
+        try:
+            return bool(self.check_room(request))
+        except errors.Rejection:
+            return False
 
     async def place(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
@@ -279,7 +288,8 @@ class Placer:
         is_followed = request.can_resume and peer.resume_s > 0
         if is_followed:
             self._streams.follow(pod, connection)
-        return PlacedSession(key, peer, placement, connection, pod if is_followed else None)
+        source = pod if is_followed else None
+        return PlacedSession(key, peer, placement, pod.gpu_class, connection, source)
 
 
 def _missing(model: str) -> str:

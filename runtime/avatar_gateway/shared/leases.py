@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,12 @@ Every gateway probes it at least every 5 s, and adds its leases within some seco
 """
 MAX_FINISHED: Final = 10_000
 """Ended leases that are remembered while the shared state is away; the others expire."""
+
+
+REFUSED_S: Final = 30.0
+"""How long the state document names a limit after it has refused a session."""
+MAX_REFUSED: Final = 5000
+"""Tenants whose last refusal is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ class Leases:
         self._own = LeaseTable()
         self._unbound: list[HeldLease] = []
         self._finished: list[tuple[HeldLease, bool]] = []
+        self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._alone: _Alone | None = None
         self._alone_until = 0.0
         self._in_turn = asyncio.Lock()
@@ -116,9 +124,19 @@ class Leases:
             raise
         if refusal is not None:
             self._own.release(held.lease, self._now_ms())
+            self._note_refusal(tenant.name, refusal.which)
             raise _rejection(refusal, is_alone=self.is_alone)
         self._held[held.lease.owner] = held
         return held
+
+    def limited_by(self, tenant: str) -> str:
+        """Return the limit that refused a session in the last seconds; empty if none did."""
+        which, at = self._refused.get(tenant, ("", 0.0))
+        return which if which and self._now() - at < REFUSED_S else ""
+
+    def seconds_this_month(self, tenant: str) -> int:
+        """Return the time of sessions at all gateways in this calendar month (UTC)."""
+        return self.overview.tenants.get(tenant, Usage()).month_ms // 1000
 
     async def take_over(self, tenant: Tenant, service: str, session_id: str) -> HeldLease:
         """Count the connection of a session that a pod has already; no limit refuses it."""
@@ -223,6 +241,12 @@ class Leases:
             month_ms = total.month_ms
             mine = core.limits_alone(limits, own, total, lease.service, replicas)
         return self._own.acquire(lease, mine, month_ms, self._now_ms())
+
+    def _note_refusal(self, tenant: str, which: str) -> None:
+        self._refused[tenant] = which, self._now()
+        self._refused.move_to_end(tenant)
+        if len(self._refused) > MAX_REFUSED:
+            self._refused.popitem(last=False)
 
     def _lose(self, error: errors.SharedStateUnavailable) -> None:
         """Note what is known, at the first failure; a later one makes the time alone longer."""

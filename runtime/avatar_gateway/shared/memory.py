@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core.leases import Lease, LeaseTable, QuotaExceeded
 from avatar_gateway.core.usage import Ledger
+from avatar_gateway.core.use_counts import LocalUseCounts
 from avatar_gateway.shared.state import Finished, Overview
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from avatar_gateway.core.tenants import TenantLimits
     from avatar_gateway.core.usage import HourTotal, Record
 
-MAX_COUNTERS: Final = 100_000
-"""Counters of uses. With more, the one that ends first is forgotten."""
 
 KEPT_MS: Final = 3_600_000
 """How long closed records are kept, so that a repeated report counts once."""
@@ -31,7 +30,7 @@ class MemoryState:
         self._clock = clock
         self._leases = LeaseTable()
         self._ledger = Ledger()
-        self._counters: dict[str, tuple[int, float]] = {}
+        self._uses = LocalUseCounts(clock)
 
     @property
     def name(self) -> SharedStateName:
@@ -85,24 +84,10 @@ class MemoryState:
 
     async def count_use(self, counter: str, limit: int, ttl_s: float) -> bool:
         """See `SharedState`."""
-        now = self._clock()
-        used, until = self._counters.get(counter, (0, 0.0))
-        if until <= now:
-            used, until = 0, now + ttl_s
-        if used >= limit:
-            return False
-        self._counters[counter] = used + 1, until
-        if len(self._counters) > MAX_COUNTERS:
-            self._forget_counters(now)
-        return True
+        return await self._uses.count_use(counter, limit, round(ttl_s))
 
     async def close(self) -> None:
         """See `SharedState`."""
-
-    def _forget_counters(self, now: float) -> None:
-        ended = [key for key, (_, until) in self._counters.items() if until <= now]
-        for key in ended or [min(self._counters, key=lambda key: self._counters[key][1])]:
-            del self._counters[key]
 
     def _month(self) -> int:
         now = time.gmtime(self._clock())

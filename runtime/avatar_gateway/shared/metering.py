@@ -43,6 +43,7 @@ OTHER: Final = Account("other", "other", UNKNOWN_CLASS)
 class Segment:
     """One connection of a session, through this gateway."""
 
+    meter: Meter
     id: str
     account: Account
     pod: str
@@ -59,6 +60,10 @@ class Segment:
     gpu_ms: float = 0.0
     ended_s: float | None = None
     figures: tuple[int, ...] = field(default=usage.NONE)
+
+    def finish(self) -> None:
+        """Stop to measure the connection."""
+        self.meter.finish(self)
 
 
 class Meter:
@@ -116,6 +121,7 @@ class Meter:
         account = Account(tenant or PLATFORM, service, gpu_class or UNKNOWN_CLASS)
         now = self._now()
         segment = Segment(
+            self,
             f"conn_{secrets.token_hex(12)}", account, pod, is_new, count_bytes,
             self._time_s(), now, now,
         )  # fmt: skip
@@ -185,9 +191,8 @@ class Meter:
         self._unreported = [*self._unreported, *closed, *of_pods][-MAX_UNREPORTED:]
         opened = [self._record(segment) for segment in self._open]
         rejected = dict(self._rejected)
-        changed = [
-            key for key, count in rejected.items() if self._rejected_before.get(key) != count
-        ]
+        before = self._rejected_before
+        changed = [key for key, count in rejected.items() if before.get(key) != count]
         reported = [*self._unreported, *opened, *map(self._rejection_record, changed)]
         try:
             await self._state.report_usage(reported)

@@ -27,6 +27,8 @@ BATCH: Final = 500
 
 RECORD_BATCH: Final = 100
 """Records in one call."""
+KEPT_HOURS: Final = 400 * 24
+"""How long the totals of an hour are kept."""
 ABANDONED_MS: Final = 60_000
 """A record that nobody has reported for so long belongs to a gateway that has died."""
 
@@ -121,7 +123,7 @@ class RedisState:
     async def usage(self, since: int, until: int) -> Sequence[HourTotal]:
         """See `SharedState`."""
         totals: dict[tuple[int, Account], list[int]] = {}
-        for hour in range(since, until):
+        for hour in range(max(since, until - KEPT_HOURS), until):
             key = f"{self.connection.prefix}usage:{hour}"
             found = await self.connection.command("HGETALL", key)
             for name, value in found.items():

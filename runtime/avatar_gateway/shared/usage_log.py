@@ -102,8 +102,8 @@ def _parse(text: bytes) -> tuple[str, Account, Sequence[int], float] | str:
         return "not JSON"
     if not isinstance(document, dict):
         return "not an object"
-    names = [document.get(name) for name in ("key", "tenant", "service")]
-    if not all(isinstance(name, str) and name for name in names):
+    names = [str(document.get(name, "")) for name in ("key", "tenant", "service")]
+    if not all(names):
         return "key, tenant or service is missing"
     figures = [document.get(name, 0) for name in FIGURES]
     if not all(isinstance(each, int) and 0 <= each < 2**63 for each in figures):

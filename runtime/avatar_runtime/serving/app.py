@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Headers = list[tuple[bytes, bytes]]
 
+
 _SUBPROTOCOL = "realtime"
 
 _log = logging.getLogger(__name__)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,12 +14,16 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from avatar_contracts import session_ids
-from avatar_gateway.core import requests
+from avatar_gateway.core import usage
 from avatar_gateway.core.leases import Usage
 from avatar_gateway.core.tenants import Principal, Tenant, TenantLimits
+from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.shared.usage_log import UsageLog
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,12 +41,13 @@ WAIT_S = 30.0
 def tenant(monkeypatch: pytest.MonkeyPatch) -> list[Tenant | None]:
     """Return the tenant of all requests, which a test may replace."""
     found: list[Tenant | None] = [Tenant("acme", TenantLimits(sessions=2))]
-    parse = requests.parse
 
-    def with_tenant(*arguments: Any) -> requests.SessionRequest:
-        return replace(parse(*arguments), principal=Principal(found[0]))
+    async def authenticate(*arguments: Any) -> Principal:
+        return Principal(found[0])
 
-    monkeypatch.setattr("avatar_gateway.serving.app.requests.parse", with_tenant)
+    monkeypatch.setattr(Authenticator, "authenticate", authenticate)
+    monkeypatch.setattr(Authenticator, "check_current", lambda *_: None)
+    monkeypatch.setattr(TenantRegistry, "permits", lambda *_: True)
     return found
 
 
@@ -151,6 +157,44 @@ async def test_what_a_pod_says_about_its_session_is_not_trusted(
     await counting.refusal()
     for caller in (first, second):
         await caller.close()
+
+
+async def test_what_a_session_uses_is_measured(
+    make_gateway: Callable[..., Any], tenant: list[Tenant | None]
+) -> None:
+    now = asyncio.get_running_loop().time
+    state = MemoryState(time.time)
+    meter = Meter(state, UsageLog(""), "g1", lambda _: 4, now, time.time)
+    leases = Leases(state, "g1", now)
+    async with make_gateway(leases=leases, meter=meter) as gateway:
+        counting = Counting(gateway, leases)
+        pod = await gateway.pod("p1")
+        pod.session_header = _name
+        first, second = await counting.open(), await counting.open()
+        await counting.refusal()
+        await first.send(b"x" * 1000)
+        assert await first.recv() == b"x" * 1000
+        tenant[0] = None
+        platform = await counting.open()
+        for caller in (first, second, platform):
+            await caller.close(1000)
+        async with asyncio.timeout(WAIT_S):
+            while gateway.sessions.live:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await meter.close()
+        hour = int(time.time() // 3600)
+        totals = usage.sums(await state.usage(hour - 1, hour + 2))
+    found = {
+        (account.tenant, account.gpu_class): dict(zip(usage.FIGURES, figures, strict=True))
+        for account, figures in totals.items()
+    }
+    mine = found["acme", "-"]
+    assert (mine["sessions"], mine["rejections"]) == (2, 1)
+    # Frames have headers of 2 to 14 bytes.
+    assert 1000 < mine["bytes_in"] < 1100
+    assert 1000 < mine["bytes_out"] < 1100
+    assert mine["gpu_ms"] == pytest.approx(mine["session_ms"] / 4, abs=2)
+    assert found["-", "-"]["sessions"] == 1
 
 
 def _name(request: web.Request) -> str:

@@ -10,6 +10,7 @@ from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors
 from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.shared.use_counts import SharedUseCounts
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
@@ -55,6 +56,18 @@ async def test_a_server_that_says_nothing_does_not_hold_a_request() -> None:
     await connection.close()
     server.close()
     await server.wait_closed()
+
+
+async def test_uses_of_client_secrets_are_counted_while_the_server_is_away(
+    redis_server: RedisServer,
+) -> None:
+    connection = redis_server.connection()
+    uses = SharedUseCounts(RedisState(connection), lambda: 0.0)
+    assert await uses.count_use("x", 1, 60)
+    assert not await uses.count_use("x", 1, 60)
+    await redis_server.kill()
+    assert [await uses.count_use("y", 2, 60) for _ in range(3)] == [True, True, False]
+    await connection.close()
 
 
 async def test_the_password_is_read_for_each_connection_and_never_logged(

@@ -1,0 +1,261 @@
+"""Totals of usage equal what really happened, whichever gateways die and whatever is repeated."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_gateway import errors
+from avatar_gateway.core import usage
+from avatar_gateway.core.model import Pod
+from avatar_gateway.core.tenants import Tenant, TenantLimits
+from avatar_gateway.core.usage import NONE, Account, Record, sums
+from avatar_gateway.metrics import MAX_USAGE_SERIES, Metrics
+from avatar_gateway.shared import metering, usage_log
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.metering import Meter
+from avatar_gateway.shared.redis import ABANDONED_MS, RedisState
+from avatar_gateway.shared.usage_log import UsageLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.redis_server import RedisServer
+
+    from avatar_gateway.shared.state import SharedState
+
+HOUR = int(time.time() // 3600)
+AROUND_NOW = (HOUR - 1, HOUR + 3)
+ACCOUNTS = [Account(f"t{at % 5}", f"ns/s{at % 3}", ("a", "b")[at % 2]) for at in range(30)]
+
+
+@dataclass
+class Clock:
+    """A virtual clock; the epoch of the totals is that of the server."""
+
+    now: float = 1000.0
+
+
+@dataclass
+class Load:
+    """Sessions over several gateways, with records of its own."""
+
+    state: SharedState
+    log: Path
+    chance: random.Random
+    clock: Clock
+    gateways: list[Meter] = field(default_factory=list)
+    open: dict[int, list[tuple[metering.Segment, float]]] = field(default_factory=dict)
+    seconds: dict[Account, float] = field(default_factory=dict)
+    sessions: dict[Account, int] = field(default_factory=dict)
+    killed: int = 0
+
+    def gateway(self) -> Meter:
+        return Meter(self.state, UsageLog(str(self.log)), "g", lambda _: 4, self._now, self._now)
+
+    def _now(self) -> float:
+        return self.clock.now
+
+    def start(self, at: int) -> None:
+        account = self.chance.choice(ACCOUNTS)
+        self.sessions[account] = self.sessions.get(account, 0) + 1
+        segment = self.gateways[at].start(
+            *(account.tenant, account.service, "acme/p1", account.gpu_class, None),
+            is_new=True,
+            count_bytes=lambda: (10, 20),
+        )
+        self.open[at].append((segment, self.clock.now))
+
+    def end(self, at: int) -> None:
+        if self.open[at]:
+            segment, began = self.open[at].pop(self.chance.randrange(len(self.open[at])))
+            self._count(segment, began)
+            segment.finish()
+
+    def kill(self, at: int) -> None:
+        """Replace a gateway; it reports nothing more."""
+        for segment, began in self.open[at]:
+            self._count(segment, began)
+            self.killed += 1
+        self.open[at] = []
+        self.gateways[at] = self.gateway()
+
+    def _count(self, segment: metering.Segment, began: float) -> None:
+        account = segment.account
+        self.seconds[account] = self.seconds.get(account, 0.0) + self.clock.now - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+async def test_totals_equal_the_records_of_the_load_with_kills_in_between(
+    seed: int, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    connection, clock = redis_server.connection(), Clock()
+    load = Load(RedisState(connection), tmp_path / "log", random.Random(seed), clock)
+    load.gateways = [load.gateway() for _ in range(3)]
+    load.open = {at: [] for at in range(3)}
+    for step in range(300):
+        at = load.chance.randrange(3)
+        for _ in range(2):
+            load.start(at)
+        load.end(load.chance.randrange(3))
+        if load.chance.random() < 0.05:
+            load.kill(at)
+        clock.now += 0.25
+        if step % 4 == 3:
+            for meter in load.gateways:
+                await meter.report()
+    for at in range(3):
+        while load.open[at]:
+            load.end(at)
+    for meter in load.gateways:
+        await meter.close()
+        await meter.report()
+
+    totals = sums(await load.state.usage(*AROUND_NOW))
+    assert load.killed > 10
+    # A killed gateway loses what it has not reported: less than a second of each connection.
+    lost = sum(load.seconds.values()) - sum(figures[1] for figures in totals.values()) / 1000
+    assert 0 <= lost < metering.REPORT_S * load.killed
+    for account, figures in totals.items():
+        assert figures[1] / 1000 <= load.seconds[account] + 1e-6
+        assert figures[0] <= load.sessions[account]
+        assert figures[2] == pytest.approx(figures[1] / 4, abs=load.sessions[account])
+
+    async with redis_server.client() as client:  # a minute later
+        for record in await client.zrange("avatar:open-records", 0, -1):
+            await client.zincrby("avatar:open-records", -ABANDONED_MS - 1, str(record))
+    for meter in load.gateways:
+        await meter.close_abandoned()
+    logged, faults = usage_log.read((tmp_path / "log").read_bytes().splitlines(), 0, 10**12)
+    assert not faults
+    assert logged == totals
+    await connection.close()
+
+
+async def test_both_states_count_repeated_and_late_reports_once(redis_server: RedisServer) -> None:
+    connection, chance = redis_server.connection(), random.Random(1)
+    states: list[SharedState] = [MemoryState(time.time), RedisState(connection)]
+    figures: dict[str, tuple[int, ...]] = {}
+    sent: list[Record] = []
+    for _ in range(150):
+        name = f"r{chance.randrange(20)}"
+        account = ACCOUNTS[int(name[1:])]
+        more = tuple(chance.randrange(1000) for _ in NONE)
+        figures[name] = usage.added(figures.get(name, NONE), more)
+        sent.append(Record(name, account, figures[name], chance.random() < 0.2))
+        batch = [sent[-1], *chance.sample(sent, min(3, len(sent)))]
+        if chance.random() < 0.8:  # the others are lost
+            for state in states:
+                await state.report_usage(sorted(batch, key=lambda each: each.figures))
+    for state in states:
+        await state.report_usage([Record(n, ACCOUNTS[int(n[1:])], f) for n, f in figures.items()])
+    expected: dict[Account, tuple[int, ...]] = {}
+    for name, total in figures.items():
+        account = ACCOUNTS[int(name[1:])]
+        expected[account] = usage.added(expected.get(account, NONE), total)
+    for state in states:
+        assert sums(await state.usage(*AROUND_NOW)) == expected
+        months = (await state.overview("g")).tenants
+        for tenant in {account.tenant for account in expected}:
+            seconds = sum(each[1] for key, each in expected.items() if key.tenant == tenant)
+            assert months[tenant].month_ms == seconds
+    await connection.close()
+
+
+async def test_the_minutes_of_a_month_refuse_new_sessions(redis_server: RedisServer) -> None:
+    connection = redis_server.connection()
+    tenant = Tenant("acme", TenantLimits(minutes_per_month=2))
+    for state in (MemoryState(time.time), RedisState(connection)):
+        leases = Leases(state, "g", lambda: 0.0)
+        (await leases.acquire(tenant, "ns/s")).release()
+        account = Account("acme", "ns/s", "a")
+        await state.report_usage([Record("x", account, usage.of(session_ms=120_000))])
+        with pytest.raises(errors.Rejection) as refused:
+            await leases.acquire(tenant, "ns/s")
+        assert (refused.value.param, refused.value.limit) == ("minutesPerMonth", 2)
+        await leases.acquire(Tenant("globex", tenant.limits), "ns/s")
+    await connection.close()
+
+
+def pod(name: str = "p1") -> Pod:
+    return Pod("acme", name, f"uid-{name}", "acme/s", "127.0.0.1", 1, 2, terminating=False)
+
+
+async def test_the_figures_of_a_pod_count_for_the_tenant_of_the_session(tmp_path: Path) -> None:
+    state, session = MemoryState(time.time), "sess_0123456789abcdef01234567"
+    log = UsageLog(str(tmp_path / "log"))
+    meter = Meter(state, log, "g", lambda _: 1, lambda: 0.0, lambda: 0.0)
+    meter.start(
+        *("acme", "acme/s", "acme/p1", "a", session), is_new=True, count_bytes=lambda: (0, 0)
+    )
+    line: dict[str, Any] = {"id": session, "frames": 25, "speech_ms": 900, "ended": False}
+    stranger = {**line, "id": "sess_0123456789abcdef00000000", "frames": 10**9}
+    for frames, ended in ((25, False), (50, True), (50, True)):
+        own = {**line, "frames": frames, "ended": ended}
+        meter.on_line(pod(), {"sessions": [own, stranger]}, 0.0)
+        meter.on_line(pod("p2"), {"sessions": [{**own, "frames": 7}]}, 0.0)
+        await meter.report()
+    (figures,) = sums(await state.usage(*AROUND_NOW)).values()
+    assert dict(zip(usage.FIGURES, figures, strict=True)) == {
+        **dict.fromkeys(usage.FIGURES, 0),
+        **{"sessions": 1, "frames": 50, "speech_ms": 900},
+    }
+    with pytest.raises(errors.StateError):
+        meter.on_line(pod(), {"sessions": [{**line, "frames": -1}]}, 0.0)
+    logged, _ = usage_log.read((tmp_path / "log").read_bytes().splitlines(), 0, 10**12)
+    assert [each[usage.FIGURES.index("frames")] for each in logged.values()] == [50]
+
+
+async def test_rejections_are_counted_for_a_bounded_number_of_accounts() -> None:
+    state = MemoryState(time.time)
+    metrics = Metrics(lambda: 0, lambda: 0)
+    meter = Meter(state, UsageLog(""), "g", lambda _: 0, lambda: 0.0, lambda: 0.0, metrics.usage)
+    for at in range(metering.MAX_REJECTED + 5):
+        meter.reject(f"t{at}", "ns/s")
+        await meter.report() if at % 100 == 0 else None
+    await meter.report()
+    await meter.report()
+    totals = sums(await state.usage(*AROUND_NOW))
+    assert totals[metering.OTHER] == usage.of(rejections=5)
+    assert len(totals) == metering.MAX_REJECTED + 1
+    shown = [
+        line
+        for line in metrics.render().decode().splitlines()
+        if line.startswith("avatar_gateway_usage_rejections_total{")
+    ]
+    assert len(shown) == MAX_USAGE_SERIES + 1
+    assert sum(float(line.rpartition(" ")[2]) for line in shown) == metering.MAX_REJECTED + 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"[" * 10_000, b"[]", b"{}", b'{"key": "k", "tenant": "t"}', b"x" * 70_000,
+     b'{"key": "k", "tenant": "t", "service": "s", "session_ms": -1}',
+     b'{"key": "k", "tenant": "t", "service": "s", "frames": "9"}'],
+    ids=range(8),
+)  # fmt: skip
+def test_a_line_that_is_no_record_is_left_out_and_counted(line: bytes) -> None:
+    good = usage_log.line(Record("k", ACCOUNTS[0], usage.of(session_ms=5))).encode()
+    totals, faults = usage_log.read([good, line, good], 0, 10)
+    assert totals == {ACCOUNTS[0]: usage.of(session_ms=5)}
+    assert faults.total() == 1
+
+
+async def test_a_log_that_cannot_be_written_does_not_stop_the_totals(tmp_path: Path) -> None:
+    state = MemoryState(time.time)
+    meter = Meter(state, UsageLog(str(tmp_path)), "g", lambda _: 1, lambda: 0.0, lambda: 0.0)
+    segment = meter.start(
+        *("acme", "ns/s", "ns/p", "", None), is_new=True, count_bytes=lambda: (1, 2)
+    )
+    segment.finish()
+    segment.finish()
+    await meter.report()
+    assert len(await state.usage(*AROUND_NOW)) == 1
+    assert json.loads(usage_log.line(Record("k", ACCOUNTS[0], NONE)))["key"] == "k"
