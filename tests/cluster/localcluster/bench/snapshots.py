@@ -1,7 +1,8 @@
 """What the snapshots of speaking sessions cost a pod: CPU time and bytes.
 
 `python -m localcluster.bench.snapshots` runs one runtime with a simulated GPU and sessions that
-speak without a pause. A reader of the snapshots comes and goes, so that both figures are of one run:
+speak without a pause. A reader of the snapshots comes and goes, so that both figures are of one
+run:
 
     PYTHONPATH=tests/cluster python -m localcluster.bench.snapshots --sessions 8 --answer-s 5
 """
