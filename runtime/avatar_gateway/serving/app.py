@@ -106,7 +106,8 @@ class Gateway:
         self._audit = audit_log
         self._access = Access(tenants, lambda: placer.services)
         self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
-        metrics.watch_snapshots(lambda: placer.snapshots.nbytes, lambda: placer.snapshots.evicted)
+        metrics.watch_snapshots(lambda: placer.snapshots.nbytes)
+        placer.snapshots.on_evicted = metrics.count_evicted_snapshot
         self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
