@@ -117,7 +117,8 @@ class Gateway:
             metrics,
             audit_log,
         )
-        metrics.watch_snapshots(lambda: placer.snapshots.nbytes, lambda: placer.snapshots.evicted)
+        metrics.watch_snapshots(lambda: placer.snapshots.nbytes)
+        placer.snapshots.on_evicted = metrics.count_evicted_snapshot
         self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
