@@ -18,11 +18,13 @@ from avatar_contracts.labels import RUNTIME_NAME as RUNTIME_NAME
 from avatar_contracts.labels import SERVICE_KIND as SERVICE_KIND
 from avatar_contracts.labels import SERVICES as SERVICES
 from avatar_contracts.labels import SESSIONS_PORT as SESSIONS_PORT
+from avatar_contracts.labels import TENANTS as TENANTS
 from avatar_contracts.labels import VERSION as VERSION
 
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 PROFILES: Final = "gpuprofiles"
 PROFILE_KIND: Final = "GPUProfile"
+TENANT_KIND: Final = "AvatarTenant"
 AVATARS: Final = "avatars"
 AVATAR_KIND: Final = "Avatar"
 
@@ -131,6 +133,8 @@ class Condition(Enum):
     AVAILABLE = "Available"  # of an Avatar
     IN_USE = "InUse"  # of an Avatar
     UPSTREAM_ALLOWED = "UpstreamAllowed"
+    KEYS_VALID = "KeysValid"  # of an AvatarTenant
+    QUOTA_EXCEEDED = "QuotaExceeded"  # of an AvatarTenant
 
 
 class Reason(Enum):
@@ -150,6 +154,7 @@ class Reason(Enum):
     MAX_REPLICAS = "MaxReplicas"
     MAX_COST = "MaxCost"
     COST_UNKNOWN = "CostUnknown"
+    TENANT_QUOTA = "TenantQuota"
     SCALING_RATE = "ScalingRate"
     WITHIN_BOUNDS = "WithinBounds"
     GPU_ALLOCATED = "GPUAllocated"
@@ -220,6 +225,20 @@ class Reason(Enum):
     NAMED_BY_SERVICES = "NamedByServices"
     NOT_NAMED = "NotNamed"
     DELETION_WAITS = "DeletionWaits"
+    SERVICES_AVAILABLE = "ServicesAvailable"
+    NO_SERVICE = "NoService"
+    NO_CREDENTIAL = "NoCredential"
+    KEYS_USABLE = "KeysUsable"
+    KEYS_UNUSABLE = "KeysUnusable"
+    KEYS_NOT_CONFIGURED = "KeysNotConfigured"
+    GATEWAYS_SILENT = "GatewaysSilent"
+    WITHIN_LIMITS = "WithinLimits"
+    SESSIONS = "Sessions"
+    SESSIONS_PER_SERVICE = "SessionsPerService"
+    MINUTES_PER_MONTH = "MinutesPerMonth"
+    GPUS = "GPUs"
+    COST_PER_HOUR = "CostPerHour"
+    SHARED_STATE_UNAVAILABLE = "SharedStateUnavailable"
     POD_CREATED = "PodCreated"
     POD_DRAINING = "PodDraining"
     POD_RESUMED = "PodResumed"

@@ -1,4 +1,4 @@
-"""Command line of the gateway: `avatar-gateway serve`, and what it did: `usage`."""
+"""Command line of the gateway: `avatar-gateway serve`, `keys` and `usage`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
-from avatar_gateway import errors, settings, usage_command
+from avatar_gateway import errors, settings
+from avatar_gateway.cli import keys, usage
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
@@ -40,6 +41,7 @@ from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.shared.usage_log import UsageLog
 from avatar_gateway.shared.use_counts import SharedUseCounts
+from avatar_gateway.shared.waiting import shared_queue
 from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.streams.runtimes import (
     STATES,
@@ -76,7 +78,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 after a shutdown, 2 for wrong settings."""
+    """Run the command line and return its exit status: 2 for wrong settings or arguments."""
     parser = argparse.ArgumentParser(prog="avatar-gateway", description=__doc__)
     version = importlib.metadata.version("avatar-service")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
@@ -88,10 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tls-certificate", metavar="FILE", help="PEM file to serve TLS with"
     )
     serve_parser.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
-    usage_command.add_arguments(commands)
+    keys.add_parser(commands)
+    usage.add_parser(commands)
     options = parser.parse_args(arguments)
+    if options.command == "keys":
+        return keys.run(options)
     if options.command == "usage":
-        return usage_command.run(options, os.environ, time.time())
+        return usage.run(options, os.environ, time.time())
     try:
         given = {
             "AVATAR_GATEWAY_TLS_CERTIFICATE": options.tls_certificate,
@@ -142,7 +147,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         audit_log = audit.AuditLog()
         stack.push_async_callback(state.close)
         loop = asyncio.get_running_loop()
-        leases = Leases(state, f"{chosen.pod}/{secrets.token_hex(4)}", loop.time)
+        name = f"{chosen.pod}/{secrets.token_hex(4)}"  # no other process has it
+        leases = Leases(state, name, loop.time)
         meter = Meter(
             state,
             UsageLog(chosen.usage_log),
@@ -189,6 +195,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             audit_log,
             leases,
             meter,
+            lambda service: shared_queue(state, service, name),
         )
         admin = Admin(
             chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready, leases

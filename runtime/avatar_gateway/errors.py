@@ -6,7 +6,9 @@ AvatarGatewayError
 ├── PodRejection     a pod rejects the upgrade; the caller receives its answer unchanged
 ├── PodError         a runtime pod did not accept the session; the gateway tries the next pod
 ├── StateError       a line of a pod's state stream is invalid
-└── SharedStateUnavailable  the state that gateways share does not answer in time
+├── SharedStateUnavailable  the state that gateways share does not answer in time
+├── KubernetesError  the API server refused a command of an administrator
+└── CommandError     a command of an administrator cannot be done
 """
 
 from __future__ import annotations
@@ -115,3 +117,21 @@ class SharedStateUnavailable(AvatarGatewayError):
 
     def __str__(self) -> str:
         return f"the shared state is unavailable: {self.problem}"
+
+
+class KubernetesError(AvatarGatewayError):
+    """The API server refused a command of an administrator; `status` is 0 without an answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        if not self.status:
+            return f"the API server did not answer: {self.message}"
+        return f"the API server answered {self.status}: {self.message}"
+
+
+class CommandError(AvatarGatewayError):
+    """A command of an administrator cannot be done; the message names what is wrong."""

@@ -27,6 +27,8 @@ MAX_USAGE_SERIES: Final = 200
 _OTHER: Final = ("other", "other", "other")
 ENDED_CONNECTIONS: Final = ("address_limit", "deadline", "descriptors", "displaced", "limit")
 
+RECOVERIES: Final = ("kept", "lost", "recovered")
+
 
 class Metrics:
     """All series of one gateway, in their own registry."""
@@ -70,6 +72,28 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._recoveries = Counter(
+            "avatar_gateway_recoveries_total",
+            "Sessions whose pod was lost, by result: `recovered` on another pod, `kept` until a "
+            "pod takes them or their callers give up, `lost` without a snapshot.",
+            ["result"],
+            registry=self._registry,
+        )
+        for result in RECOVERIES:
+            self._recoveries.labels(result)
+
+        self._snapshot_bytes = Gauge(
+            "avatar_gateway_snapshot_bytes",
+            "Size of the snapshots of the sessions that this gateway carries.",
+            registry=self._registry,
+        )
+        self._evicted = Gauge(
+            "avatar_gateway_snapshots_evicted",
+            "Snapshots that made room for newer ones since the start: their sessions are lost if "
+            "their pods are, before the next snapshot.",
+            registry=self._registry,
+        )
+
         shared_state = Gauge(
             "avatar_gateway_shared_state_up",
             "Whether the shared state answers: 1, or 0 while this gateway stays within its share "
@@ -97,6 +121,15 @@ class Metrics:
             self._ended_connections.labels(reason)
 
         self.usage = UsageMetrics(self._registry)
+
+    def watch_snapshots(self, size: Callable[[], int], evicted: Callable[[], int]) -> None:
+        """Set the sources of the figures about snapshots, which are read at each scrape."""
+        self._snapshot_bytes.set_function(lambda: float(size()))
+        self._evicted.set_function(lambda: float(evicted()))
+
+    def count_recovery(self, result: str) -> None:
+        """Count a session whose pod was lost; `result` is one of `RECOVERIES`."""
+        self._recoveries.labels(result).inc()
 
     def count_ended_connection(self, reason: str) -> None:
         """Count a connection that was refused or closed, by reason."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core import routing
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.model import Pod, State
 
+REMOVED_S: Final = 60.0
+"""How long the name of a removed pod is known: its sessions may continue on another one."""
+_MAX_REMOVED: Final = 1024
 SETTLE_S: Final = 0.25
 """A state that arrives this long after a pod accepted a session counts that session."""
 
@@ -37,6 +42,7 @@ class PodRegistry:
         self._pods: dict[str, Pod] = {}
         self._states: dict[str, State] = {}
         self._placements: dict[str, set[Placement]] = {}
+        self._removed: OrderedDict[str, tuple[str, float]] = OrderedDict()  # service and time
         self._by_service: dict[str, routing.ServicePods] = {}
 
     @property
@@ -88,8 +94,16 @@ class PodRegistry:
         pod = self._pods.pop(key, None)
         if pod is not None:
             self._forget(key)
+            self._removed[key] = pod.service, monotonic()
+            if len(self._removed) > _MAX_REMOVED:
+                self._removed.popitem(last=False)
             self._unrank(pod)
             self.pods_changed.set()
+
+    def removed_pods(self, service: str) -> Sequence[str]:
+        """Return the pods of a service that were removed a short time ago."""
+        since = monotonic() - REMOVED_S
+        return [key for key, (name, at) in self._removed.items() if name == service and at > since]
 
     def update_state(self, pod: Pod, state: State) -> None:
         """Store a pod's state, and drop the placements that this state counts."""

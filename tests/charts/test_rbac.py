@@ -18,7 +18,12 @@ Grant = tuple[str, str, str]
 SEEN = ("nodes", "pods", "namespaces")
 GATEWAY = {
     ("*", resource, verb)
-    for resource in ("/pods", "avatar.musetalk.io/avatarservices")
+    for resource in (
+        "/pods",
+        "/namespaces",
+        "avatar.musetalk.io/avatarservices",
+        "avatar.musetalk.io/avatartenants",
+    )
     for verb in ("list", "watch")
 }
 # The list at the top of avatar_operator/cluster.py.
@@ -108,8 +113,40 @@ def test_no_rule_has_a_wildcard(helm: Any, namespaces: list[str]) -> None:
     assert [g for g in everything if "*" in g[1] or "*" in g[2]] == []
 
 
-def test_gateway_reads_services_and_pods_only(defaults: list[Manifest]) -> None:
+def test_gateway_reads_services_pods_and_tenants_only(defaults: list[Manifest]) -> None:
     assert grants(defaults, "gateway") == GATEWAY
+
+
+def test_gateway_reads_the_secrets_of_the_namespace_for_keys_only(helm: Any) -> None:
+    tenants = {"keysNamespace": "avatar-keys"}
+    objects = helm.template({"gateway": {"tenants": tenants}})
+    keys = {("avatar-keys", "/secrets", verb) for verb in ("list", "watch")}
+    assert grants(objects, "gateway") == GATEWAY | keys
+    assert not [item for item in objects if item["kind"] == "Namespace"]
+    (container,) = (
+        item["spec"]["template"]["spec"]["containers"][0]
+        for item in objects
+        if item["kind"] == "Deployment" and item["metadata"]["name"].endswith("-gateway")
+    )
+    variable = {"name": "AVATAR_GATEWAY_KEYS_NAMESPACE", "value": "avatar-keys"}
+    assert variable in container["env"]
+
+    objects = helm.template({"gateway": {"tenants": tenants | {"createKeysNamespace": True}}})
+    (namespace,) = (item for item in objects if item["kind"] == "Namespace")
+    assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_gateway_without_tenants_has_no_right_to_them(helm: Any) -> None:
+    objects = helm.template({"gateway": {"tenants": {"enabled": False, "keysNamespace": "k"}}})
+    assert {what for _, what, _ in grants(objects, "gateway")} == {
+        "/pods",
+        "avatar.musetalk.io/avatarservices",
+    }
+
+
+def test_the_namespace_of_the_release_is_not_for_keys(helm: Any) -> None:
+    with pytest.raises(Exception, match="must not be the namespace of the release"):
+        helm.template({"gateway": {"tenants": {"keysNamespace": "avatars"}}})
 
 
 def test_operator_may_do_what_its_calls_need(defaults: list[Manifest]) -> None:
@@ -130,7 +167,12 @@ def test_named_namespaces_bound_every_write(helm: Any) -> None:
     wide = {g for g in grants(objects, "operator") if g[0] == "*" and g[2] not in reads}
     kinds = ("gpuprofiles", "avatartenants")  # they have no namespace
     assert wide == {("*", f"avatar.musetalk.io/{kind}/status", "patch") for kind in kinds}
-    assert {g[0] for g in grants(objects, "gateway")} == {"acme", "globex"}
+    everywhere = {g[1] for g in grants(objects, "gateway") if g[0] == "*"}
+    assert everywhere == {
+        "/namespaces",
+        "avatar.musetalk.io/avatartenants",
+    }  # they have no namespace
+    assert {g[0] for g in grants(objects, "gateway")} == {"*", "acme", "globex"}
     assert ("acme", "/pods", "create") in grants(objects, "operator")
     assert {g[0] for g in grants(objects, "operator")} == {"*", "acme", "globex", "avatars"}
 

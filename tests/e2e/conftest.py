@@ -11,7 +11,7 @@ import yaml
 
 from localcluster import paths, waiting
 from localcluster import prometheus as prometheusserver
-from localcluster.release import SYSTEM, Release, Space
+from localcluster.release import KEYS, SYSTEM, Release, Space
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,6 +35,8 @@ async def release(
         "--set", "preparation.urlHosts={127.0.0.1}",  # a server of the tests
         "--set", f"guard.hostPaths={{{tmp_path_factory.getbasetemp()}}}",
         # The tests call one gateway, by the address of its pod, and query its metrics.
+        "--set", f"gateway.tenants.keysNamespace={KEYS}",
+        "--set", "gateway.tenants.createKeysNamespace=true",
         "--set", "gateway.replicas=1", "--set", "gateway.drainDelaySeconds=0",
         "--wait", "--timeout", "120s",
     )  # fmt: skip

@@ -102,6 +102,14 @@ class FakePod:
     """The answer to each document."""
     may_export: asyncio.Event | None = None
     """If set, the pod gives out a session only after this event."""
+    resume_s: int = 0
+    """How long the pod says that it holds a session; 0 leaves the header out."""
+    records: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
+    """What the pod sends in its stream of snapshots; None ends it."""
+    followers: list[str] = field(default_factory=list)
+    """The gateways that have read the snapshots."""
+    queries: list[str] = field(default_factory=list)
+    """The query of each request about a session."""
     moves: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """The path and the body of each request about a session."""
 
@@ -111,6 +119,7 @@ class FakePod:
         if self.accepted not in (None, self.tokens[-1]):
             return web.json_response({"error": {"code": "unauthenticated"}}, status=401)
         self.moves.append((request.path, await request.json()))
+        self.queries.append(request.query_string)
         if self.may_export is not None:
             await self.may_export.wait()
         is_export = request.path.endswith("/export")
@@ -142,6 +151,8 @@ class FakePod:
             protocols=("realtime",), max_msg_size=2**25, autoping=self.autoping
         )
         self.sockets.add(socket)
+        if self.resume_s:
+            socket.headers["Avatar-Resume-Seconds"] = str(self.resume_s)
         if self.session_header is not None:
             socket.headers["Avatar-Session"] = self.session_header(request)
             socket.headers["Avatar-Resume-Seconds"] = "30"
@@ -161,6 +172,28 @@ class FakePod:
                 await self.on_message(socket, message.data)
             else:
                 await socket.send_frame(_bytes(message.data), message.type)
+
+    async def snapshots(self, request: web.Request) -> web.StreamResponse:
+        """Stream what the test puts into `records`."""
+        self.followers.append(request.query["gateway"])
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while (record := await self.records.get()) is not None:
+            await response.write(record)
+        return response
+
+    def snapshot(self, session: str, document: bytes, number: int = -1, **changes: Any) -> None:
+        """Send a snapshot of the session that the connection of a request carries."""
+        connection = self.requests[number].headers["Avatar-Connection"]
+        line = {"connection": connection, "session": session, "bytes": len(document)}
+        text = json.dumps({**line, "resume_s": self.resume_s, **changes})
+        self.records.put_nowait(text.encode() + b"\n" + document)
+
+    def lose(self) -> None:
+        """End all connections of sessions without a close frame."""
+        for request in self.requests:
+            if request.transport is not None:
+                request.transport.abort()
 
     async def state(self, request: web.Request) -> web.StreamResponse:
         """Stream the state: one line immediately, then one line every 50 ms."""
@@ -216,6 +249,7 @@ class FakePod:
         sessions.add_routes([web.get("/v1/avatars{rest:.*}", self.avatars)])
         admin.add_routes([web.get("/control/v1/state", self.state)])
         admin.add_routes([web.post("/control/v1/sessions{rest:.*}", self.move)])
+        admin.add_routes([web.get("/control/v1/snapshots", self.snapshots)])
         async with serving(sessions) as self.port, serving(admin) as self.admin_port:
             yield self
 

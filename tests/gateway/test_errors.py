@@ -12,6 +12,8 @@ def test_every_error_has_a_message_and_is_in_the_tree() -> None:
         errors.PodError("a/p", "gone"),
         errors.StateError("free", -1, "0 or more"),
         errors.SharedStateUnavailable("TimeoutError"),
+        errors.KubernetesError(403, "no"),
+        errors.CommandError("there is no such key"),
     ]
     assert {type(error) for error in made} == set(errors.AvatarGatewayError.__subclasses__())
     for error in made:

@@ -19,6 +19,7 @@ from avatar_operator.core.resources.node import Node
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.resources.state import PodState
+from avatar_operator.core.resources.tenant import Tenant, parse_tenant
 from avatar_operator.fence import Fence
 
 if TYPE_CHECKING:
@@ -186,6 +187,22 @@ class Make:
 
     def avatar(self, **spec: Any) -> Avatar:
         return parse_avatar(self.avatar_body(**spec))
+
+    def tenant_body(self, name: str = "acme", *, version: str = "7", **spec: Any) -> Body:
+        metadata = {"name": name, "uid": f"tenant-{name}", "resourceVersion": version}
+        access = {"namespaces": ["acme"]}
+        return {
+            "kind": "AvatarTenant",
+            "metadata": {**metadata, "generation": 1},
+            "spec": {"access": access, **spec},
+        }
+
+    def tenant(self, name: str = "acme", **spec: Any) -> Tenant:
+        return parse_tenant(self.tenant_body(name, **spec))
+
+    def namespace_body(self, name: str, version: str = "7", **labels: str) -> Body:
+        metadata = {"name": name, "uid": f"namespace-{name}", "resourceVersion": version}
+        return {"kind": "Namespace", "metadata": {**metadata, "labels": labels}}
 
     def job_body(self, name: str = "anna-prepare-0", **labels: str) -> Body:
         owner = {

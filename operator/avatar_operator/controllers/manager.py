@@ -15,6 +15,7 @@ from avatar_operator.controllers.key_controller import KeyController
 from avatar_operator.controllers.profile_controller import ProfileController
 from avatar_operator.controllers.service_controller import ServiceController
 from avatar_operator.controllers.stream_follower import StreamFollower
+from avatar_operator.controllers.tenant_quotas import TenantQuotas
 from avatar_operator.controllers.triggers import SPREAD_S, Triggers
 from avatar_operator.controllers.worker import Worker
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
@@ -89,6 +90,9 @@ class Manager:
         self._shares = GPUShares(
             self._store, self._triggers, self._runtimes.states, api.priority_classes
         )
+        self._quotas = TenantQuotas(
+            self._store, self._triggers, self._runtimes.states, self._on_tenant_use
+        )
         self._services = ServiceController(
             self._store,
             self._runtimes,
@@ -97,6 +101,7 @@ class Manager:
             self._triggers,
             self._decisions,
             self._shares,
+            self._quotas,
             planner.Options(
                 settings.pods.image,
                 settings.memory_share,
@@ -241,11 +246,18 @@ class Manager:
             self._avatar_worker.add_after(uid, AVATAR_S)
         if impact.all_services:
             self._profiles.wake()
+        if impact.tenants:
+            self._informers.check_namespaces()
+            self._quotas.on_tenants()
+            self._on_tenant_use()
 
     def _trigger_avatars(self) -> None:
         """Reconcile every avatar; few of them change anything."""
         for number, uid in enumerate(self._store.avatar_index.avatars.uids()):
             self._avatar_worker.add_after(uid, AVATAR_S + number * SPREAD_S)
+
+    def _on_tenant_use(self) -> None:
+        """Handle a change of what tenants use or of what their services may use."""
 
     def _on_state(self, pod_uid: str) -> None:
         self._profiles.on_state(pod_uid)

@@ -19,6 +19,7 @@ from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.planning import (
     disruption,
     planner,
+    quotas,
     rollout,
     shared_reserve,
 )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from avatar_operator.controllers.executor import Executor
     from avatar_operator.controllers.gpu_shares import GPUShares
     from avatar_operator.controllers.service_state import ExecutionResult
+    from avatar_operator.controllers.tenant_quotas import TenantQuotas
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.planning.failures import Failure
@@ -64,6 +66,7 @@ class ServiceController:
         triggers: Triggers,
         decisions: DecisionLogWriter,
         shares: GPUShares,
+        quotas: TenantQuotas,
         options: planner.Options,
         metrics: Metrics,
         watch_namespaces: Collection[str],
@@ -81,6 +84,7 @@ class ServiceController:
         self._triggers = triggers
         self._decisions = decisions
         self._shares = shares
+        self._quotas = quotas
         self._options = options
         self._metrics = metrics
         self._watch_namespaces = watch_namespaces
@@ -96,12 +100,14 @@ class ServiceController:
         """Start to lead after another replica may have led."""
         self._term += 1
         self._shares.begin_term()
+        self._quotas.begin_term()
         self._elected_at = asyncio.get_running_loop().time()
 
     def forget(self, uid: str) -> None:
         """Discard what is remembered of a deleted service."""
         self._states.pop(uid, None)
         self._shares.record_none(uid)
+        self._quotas.record_none(uid)
         self._triggers.set_lacks_gpus(uid, False)
         self._triggers.set_waits(uid, waits=False)
 
@@ -109,6 +115,7 @@ class ServiceController:
         """Discard what is remembered of a service that another operator manages."""
         self._states.pop(uid, None)
         self._shares.record_none(uid)
+        self._quotas.record_none(uid)
 
     def forget_secrets(self) -> None:
         """Write the control Secret of every service again."""
@@ -138,6 +145,7 @@ class ServiceController:
         body = self._store.services.get(uid)
         if body is None or body.deleting:
             self._shares.record_none(uid)
+            self._quotas.record_none(uid)
             pods = self._orphans(uid)
             changed = await self._executor.finalize(uid, pods)
             if body is not None:
@@ -152,6 +160,7 @@ class ServiceController:
             service = self._options.defaults.merged_into(parse_service(body.body))
         except InvalidResource as error:
             self._shares.record_none(uid)
+            self._quotas.record_none(uid)
             await self._reports.write_invalid(uid, version, body, error, state, now)
             return None
         reconcile = Reconcile(uid, service, state, version, last_status, now)
@@ -254,6 +263,12 @@ class ServiceController:
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         demand = fair_limits.demand(reconcile.service, plan, reconcile.now)
         self._shares.record(reconcile.uid, demand.without_more() if refused else demand)
+        self._quotas.record(
+            reconcile.uid,
+            plan.tenant,
+            quotas.wish(reconcile.service, plan),
+            limited=quotas.is_limited(reconcile.service, plan),
+        )
         waits = bool(plan.missing) or service_status.lacks_gpus(plan)
         waits = waits and not plan.failures and not refused
         self._triggers.set_waits(reconcile.uid, waits=waits)
@@ -271,6 +286,8 @@ class ServiceController:
         service, state = reconcile.service, reconcile.state
         pods = self._store.pods_of(service.key)
         conflicts = state.field_conflicts
+        shared = self._shared(service, reconcile.now)
+        reserve_owner = None if shared is None else shared.group.owner.uid
         return planner.Observed(
             nodes=self._store.nodes(),
             uses=self._store.gpu_uses(reconcile.now),
@@ -285,12 +302,13 @@ class ServiceController:
             or state.has_network_policy
             or "ApplyNetworkPolicy" in conflicts,
             halted=rollout.read_halt(reconcile.last_status, service.generation),
-            shared=self._shared(service, reconcile.now),
+            shared=shared,
             failures=self._failures(reconcile),
             others_wait=self._triggers.others_wait(service.uid),
             names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
             image_checks=self._store.image_checks(service.uid),
             share=self._shares.of(service.uid),
+            tenant=self._quotas.terms(service.uid, reserve_owner),
             needs=needs.judge(service, self._store.avatar_index.known_to(service.uid)),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),

@@ -3,16 +3,19 @@
 It needs these rights; the chart grants exactly these:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
+                  avatartenants                        list watch
+                  namespaces                           list watch   (if an AvatarTenant selects
+                                                                     them by their labels; kopf,
+                                                                     with AVATAR_WATCH_NAMESPACES)
                   jobs                                 list watch
                   priorityclasses                      list         (while GPUs are short)
                   gpuprofiles/status                   patch
+                  avatartenants/status                 patch
                   poddisruptionbudgets                 list watch
                   customresourcedefinitions            list watch   (kopf's discovery)
                                                        create patch (only `upgrade-crds`)
                   leases of other operators            get          (only if one manages a
                                                                      service)
-                  namespaces                           list watch   (kopf, only with
-                                                                     AVATAR_WATCH_NAMESPACES)
     own namespace Secret AVATAR_CONTROL_SECRET         get create
                   Secret AVATAR_GATEWAY_SECRET         create patch
                   Lease AVATAR_LEASE                   get list watch create patch
@@ -72,6 +75,8 @@ PATHS: Final = {
     names.PROFILES: f"/apis/{names.API_VERSION}/{names.PROFILES}",
     names.SERVICES: f"/apis/{names.API_VERSION}/{names.SERVICES}",
     names.AVATARS: f"/apis/{names.API_VERSION}/{names.AVATARS}",
+    names.TENANTS: f"/apis/{names.API_VERSION}/{names.TENANTS}",
+    "namespaces": "/api/v1/namespaces",
     "jobs": "/apis/batch/v1/jobs",
     "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
 }
@@ -317,6 +322,17 @@ class KubernetesClient:
         path = f"{PATHS[names.PROFILES]}/{name}"
         identity: Body = {"name": name, "uid": uid, "resourceVersion": str(version)}
         return await self._apply_status(names.PROFILE_KIND, path, identity, status)
+
+    async def apply_tenant_status(self, name: str, uid: str, version: int, status: Body) -> Body:
+        """Write the status of an AvatarTenant and return the tenant as stored.
+
+        Raises:
+            Conflict: the tenant has another UID or another version.
+            NotFound: the tenant does not exist.
+        """
+        path = f"{PATHS[names.TENANTS]}/{name}"
+        identity: Body = {"name": name, "uid": uid, "resourceVersion": str(version)}
+        return await self._apply_status(names.TENANT_KIND, path, identity, status)
 
     async def _apply_status(self, kind: str, path: str, identity: Body, status: Body) -> Body:
         body: Body = {

@@ -1,10 +1,10 @@
 """Keeps the store current: lists of every kind, and watches of nodes, pods, Jobs and PDBs.
 
-kopf watches services, profiles and avatars. For each object that it sees, kopf keeps a record, a
-queue and for a while a task, and it copies the body several times. This costs too much for
-every pod and node of a cluster, most of which do not belong to the operator. They are
-watched here, and so are the Jobs of avatars and the PodDisruptionBudgets of services; only
-what plans need is kept.
+kopf watches services, profiles, avatars and tenants. For each object that it sees, kopf keeps a
+record, a queue and for a while a task, and it copies the body several times. This costs too much
+for every pod and node of a cluster, most of which do not belong to the operator. They are watched
+here, and so are the Jobs of avatars, the PodDisruptionBudgets of services, and the namespaces if a
+tenant selects them; only what plans need is kept.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.metrics import Metrics
 
-KOPF_KINDS: Final = (Kind.SERVICES, Kind.PROFILES, Kind.AVATARS)
+KOPF_KINDS: Final = (Kind.SERVICES, Kind.PROFILES, Kind.AVATARS, Kind.TENANTS)
 """The kinds that kopf watches."""
 
-WATCHED_KINDS: Final = (Kind.NODES, Kind.PODS, Kind.JOBS)
-"""The kinds that are watched here."""
+WATCHED_KINDS: Final = (Kind.NODES, Kind.PODS, Kind.JOBS, Kind.NAMESPACES)
+"""The kinds that are watched here; namespaces only while a tenant selects them by labels."""
 
 SILENCE_S: Final = 70.0  # bookmarks arrive every 60 s: a watch that is silent longer is frozen
 REWATCH_S: Final = (0.1, 10.0)  # first and longest delay before a watch is opened again
@@ -128,6 +128,7 @@ class Informers:
             name: Reflector(name, source, Backoff(*REWATCH_S, random.random))
             for name, source in self._sources().items()
         }
+        self._needs_namespaces = asyncio.Event()
         self._to_relist: set[Kind] = set()
         self._relist_requested = asyncio.Event()
         self._synced = False
@@ -155,19 +156,37 @@ class Informers:
     def export_metrics(self) -> None:
         """Set the metric of the time since the last event of each watch."""
         for kind, age_s in self._health.ages(asyncio.get_running_loop().time()).items():
+            if kind is Kind.NAMESPACES and not self._needs_namespaces.is_set():
+                continue
             self._metrics.set_watch_age(kind.value, age_s)
 
     async def run(self) -> None:
         """List everything, and keep the store current until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for name, reflector in self._reflectors.items():
-                tasks.create_task(reflector.run(), name=f"watch of {name}")
+            for name in self._reflectors:
+                tasks.create_task(self._follow(name), name=f"watch of {name}")
             tasks.create_task(self._resync_forever(), name="resync")
             tasks.create_task(self._relist_forever(), name="relist")
 
+    def check_namespaces(self) -> None:
+        """Start to watch the namespaces if a tenant selects them by their labels."""
+        if self._store.tenants.needs_namespaces():
+            self._needs_namespaces.set()
+
+    async def _follow(self, name: str) -> None:
+        if name == Kind.NAMESPACES.value:
+            await self._needs_namespaces.wait()
+        await self._reflectors[name].run()
+
     async def _resync_forever(self) -> None:
         await self._resync(KOPF_KINDS)  # the watches of this module list the other kinds
-        await asyncio.gather(*(each.synced.wait() for each in self._reflectors.values()))
+        self.check_namespaces()
+        awaited = [
+            reflector
+            for name, reflector in self._reflectors.items()
+            if name != Kind.NAMESPACES.value or self._needs_namespaces.is_set()
+        ]
+        await asyncio.gather(*(each.synced.wait() for each in awaited))
         _log.info("caches synced services=%d", len(self._store.services.uids()))
         self._synced = True
         self._handler.on_resync()
@@ -178,7 +197,8 @@ class Informers:
             await self._list_pdbs()
             self._handler.on_resync()
             await asyncio.sleep(self._resync_s)
-            kinds = tuple(Kind)
+            needed = self._needs_namespaces.is_set()
+            kinds = tuple(kind for kind in Kind if needed or kind is not Kind.NAMESPACES)
 
     async def _resync(self, kinds: Collection[Kind]) -> None:
         """List some kinds, and retry each until it succeeds."""

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import documents
@@ -66,6 +66,11 @@ class RevokedSecret:
     secret_id: str
 
 
+def is_id(text: str) -> bool:
+    """Return whether a text is an id of a key or of a client secret."""
+    return _ID.fullmatch(text) is not None
+
+
 def key_id_of(text: str) -> str | None:
     """Return the id of an API key of a tenant, None if a text cannot be one."""
     found = _KEY.fullmatch(text)
@@ -99,13 +104,22 @@ def entry_of(
     not_after: float | None = None,
 ) -> str:
     """Return the entry of a Secret for a key; `salt` has 16 random bytes."""
+    return _entry(StoredKey("", salt, _hash(salt, text), not_before, not_after, comment))
+
+
+def with_end(key: StoredKey, not_after: float) -> str:
+    """Return the entry of a Secret for a key that ends at a time."""
+    return _entry(replace(key, not_after=not_after))
+
+
+def _entry(key: StoredKey) -> str:
     entry = {
         "algorithm": _ALGORITHM,
-        "salt": salt.hex(),
-        "hash": _hash(salt, text).hex(),
-        "notBefore": format_time(not_before),
-        "notAfter": format_time(not_after),
-        "comment": comment,
+        "salt": key.salt.hex(),
+        "hash": key.hash.hex(),
+        "notBefore": format_time(key.not_before),
+        "notAfter": format_time(key.not_after),
+        "comment": key.comment,
     }
     return json.dumps(entry)
 

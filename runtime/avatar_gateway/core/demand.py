@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.state import HIGHEST_COUNT
 from avatar_gateway.core.tenants import Tenant, TenantLimits
 
 if TYPE_CHECKING:
@@ -79,11 +80,30 @@ class _TenantDemand:
 class DemandLimiter:
     """What counts of the demand at one gateway. The callers of the platform all count."""
 
-    def __init__(self, on_change: Callable[[str, int], None]) -> None:
-        """`on_change` gets a service and its waiting callers that count, after each change."""
+    def __init__(
+        self,
+        on_change: Callable[[str, int], None],
+        usage: Callable[[str], Mapping[str, int]] = lambda _tenant: {},
+    ) -> None:
+        """`on_change` gets a service and its waiting callers that count, after each change.
+
+        `usage` returns the sessions of a tenant at all gateways, by service, as far as it is known.
+        """
         self._on_change = on_change
+        self._usage = usage
         self._tenants: dict[str, _TenantDemand] = {}
         self._counted: Counter[str] = Counter()
+
+    def refresh(self) -> None:
+        """Count the callers of all tenants again, after the usage has changed."""
+        for name in list(self._tenants):
+            self._count(name, self._tenants[name])
+
+    def allowance(self, principal: Principal, service: str) -> int | None:
+        """Return how many more sessions of a service a tenant may have; None for no limit."""
+        limits, live = self._of(principal).limits, self._live(principal.tenant_name)
+        able = permitted({service: HIGHEST_COUNT}, live, limits)[service]
+        return None if able == HIGHEST_COUNT else able
 
     def tenant_waiting(self, tenant: str) -> int:
         """Return the number of waiting callers of a tenant, whether they count or not."""
@@ -99,7 +119,7 @@ class DemandLimiter:
         if not callers:
             del tenant.waiting[service]
         (tenant.held.add if by_quota and callers else tenant.held.discard)(service)
-        self._count(principal, tenant)
+        self._count(principal.tenant_name, tenant)
 
     @contextmanager
     def session(self, principal: Principal, service: str) -> Iterator[None]:
@@ -125,7 +145,7 @@ class DemandLimiter:
         tenant.live[service] += change
         if not tenant.live[service]:
             del tenant.live[service]
-        self._count(principal, tenant)
+        self._count(principal.tenant_name, tenant)
 
     def _of(self, principal: Principal) -> _TenantDemand:
         limits = (principal.tenant or Tenant("")).limits
@@ -133,9 +153,14 @@ class DemandLimiter:
         tenant.limits = limits
         return tenant
 
-    def _count(self, principal: Principal, tenant: _TenantDemand) -> None:
+    def _live(self, name: str) -> Mapping[str, int]:
+        own, known = self._tenants[name].live, self._usage(name)
+        return {key: max(own[key], known.get(key, 0)) for key in own.keys() | known.keys()}
+
+    def _count(self, tenant_name: str, tenant: _TenantDemand) -> None:
         able = {name: n for name, n in tenant.waiting.items() if name not in tenant.held}
-        before, tenant.counted = tenant.counted, permitted(able, tenant.live, tenant.limits)
+        live = self._live(tenant_name)
+        before, tenant.counted = tenant.counted, permitted(able, live, tenant.limits)
         for name in before.keys() | tenant.counted.keys():
             change = tenant.counted.get(name, 0) - before.get(name, 0)
             if change:
@@ -144,4 +169,4 @@ class DemandLimiter:
             if not self._counted[name]:
                 del self._counted[name]
         if not tenant.waiting and not tenant.live and not tenant.arrivals:
-            del self._tenants[principal.tenant_name]
+            del self._tenants[tenant_name]

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_CALLERS: Final = 2000
 """Maximum number of callers in one queue; half of it for one tenant alone."""
@@ -79,6 +79,17 @@ class _Level:
         return flow.start <= self.virtual_time + _EPSILON
 
 
+@dataclass(frozen=True, slots=True)
+class FlowState:
+    """A tenant of a queue that is kept elsewhere."""
+
+    share: Share
+    start: float
+    takes_part: bool
+    is_set_aside: bool
+    callers: int
+
+
 class FairQueue:
     """The waiting callers of one service. Every operation takes O(log n) comparisons."""
 
@@ -89,6 +100,23 @@ class FairQueue:
         self._levels: dict[int, _Level] = {}
         self._priorities: list[int] = []
         """Minus the priorities of the levels, sorted."""
+
+    @classmethod
+    def restore(cls, flows: Iterable[FlowState], virtual_times: Mapping[int, float]) -> FairQueue:
+        """Return a queue with the state of another one; its callers are TENANT/RANK, from 0."""
+        queue = cls()
+        for priority, virtual_time in virtual_times.items():
+            queue._levels[priority] = _Level(virtual_time)
+            insort(queue._priorities, -priority)
+        for state in sorted(flows, key=lambda state: not state.takes_part):
+            tenant = state.share.tenant
+            callers = [f"{tenant}/{rank}" for rank in range(state.callers)]
+            queue._tenants |= dict.fromkeys(callers, tenant)
+            flow = _Flow(state.share, state.start, OrderedDict.fromkeys(callers))
+            flow.is_set_aside, flow.takes_part = state.is_set_aside, state.takes_part
+            queue._flows[tenant] = flow
+            queue._add(flow)
+        return queue
 
     def __len__(self) -> int:
         return len(self._tenants)
@@ -157,11 +185,8 @@ class FairQueue:
         """Return the caller that gets the next slot; None if all tenants are set aside."""
         for key in self._priorities:
             level = self._levels[-key]
-            if not level.started and level.later:
-                level.virtual_time = level.later[0][0]
-                self._start(level)
-            if level.started:
-                return next(iter(self._flows[level.started[0][1]].callers))
+            if ranked := level.started or level.later:
+                return next(iter(self._flows[ranked[0][1]].callers))
         return None
 
     def grant(self, caller: str) -> None:
@@ -265,6 +290,8 @@ class FairQueue:
         level = self._levels.get(priority)
         if level is None:
             return
+        if not level.started and level.later:
+            level.virtual_time = level.later[0][0]
         work = 1.0
         while level.ahead:
             until, name = level.ahead[0]

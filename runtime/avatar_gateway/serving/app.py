@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Limits
     from avatar_gateway.shared.metering import Meter, Segment
+    from avatar_gateway.shared.waiting import SharedQueue
     from avatar_gateway.tenant_registry import TenantRegistry
 
     Query = Sequence[tuple[str, str]]
@@ -78,15 +79,26 @@ class Gateway:
         audit_log: audit.AuditLog,
         leases: Leases | None = None,
         meter: Meter | None = None,
+        shared_queue: Callable[[str], SharedQueue | None] = lambda _service: None,
     ) -> None:
-        """`leases` are those of the shared state; by default this gateway counts alone."""
+        """`leases` are those of the shared state; by default this gateway counts alone.
+
+        `shared_queue` returns the order in which the callers of all gateways wait for a service.
+        """
         self._meter = meter
         self._leases = leases or Leases(MemoryState(time.monotonic), "alone", time.monotonic)
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._demand = DemandLimiter(sessions.set_waiting)
-        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes, self._demand)
+        self._demand = DemandLimiter(sessions.set_waiting, self._usage)
+        self._queues = WaitQueues(
+            sessions,
+            placer.end_session,
+            limits.held_bytes,
+            self._demand,
+            placer.has_room,
+            shared_queue,
+        )
         self._rate = Rate(limits.frames_per_s, limits.bytes_per_s)
         self._budget = budget
         self._metrics = metrics
@@ -94,6 +106,7 @@ class Gateway:
         self._audit = audit_log
         self._access = Access(tenants, lambda: placer.services)
         self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
+        metrics.watch_snapshots(lambda: placer.snapshots.nbytes, lambda: placer.snapshots.evicted)
         self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
@@ -235,6 +248,11 @@ class Gateway:
         self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
 
+    def _usage(self, tenant: str) -> Mapping[str, int]:
+        """Return the sessions of a tenant at all gateways, as they were some seconds ago."""
+        found = self._leases.overview.tenants.get(tenant)
+        return {} if found is None else found.by_service
+
     def _record_arrival(self, session_request: requests.SessionRequest, now: float) -> None:
         """Count an arrival as far as the limits of its tenant permit."""
         if self._demand.counts_arrival(session_request.principal, session_request.model, now):
@@ -246,6 +264,7 @@ class Gateway:
         principal = session_request.principal
         self._authenticator.check_current(principal)  # it may have waited for long
         self._access.check(principal, session_request.model)
+        self._placer.check_room(session_request)  # before a lease is counted for nothing
         placed = await self._open(self._placer.place, session_request, request)
         try:
             await self._authenticator.count_use(principal)
@@ -355,7 +374,14 @@ class Gateway:
         segment = self._meter_start(session_request, placed, caller)
         may_return = True
         try:
-            end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)
+            end = await proxy.relay(
+                caller,
+                placed.peer,
+                stop,
+                self._rate,
+                on_message,
+                None if placed.source is None else lambda: self._recover(placed),
+            )
             may_return = end.code in _KEPT_CODES or not caller.forwarded_bytes
         finally:
             if segment is not None:
@@ -395,6 +421,23 @@ class Gateway:
     def _count_refused(self, request: requests.SessionRequest) -> None:
         if self._meter is not None:
             self._meter.reject(request.principal.tenant_name, request.model)
+
+    async def _recover(self, placed: placement.PlacedSession) -> Mapping[str, object] | None:
+        """Continue a session whose pod is lost; return the event that says where it is."""
+        session_id, result = await self._placer.recover(placed)
+        if result is not None:
+            self._metrics.count_recovery(result)
+        if session_id is None:
+            return None
+        if placed.lease is not None:
+            placed.lease.bind(session_id)
+        return {
+            "type": "session.migrate",
+            "event_id": "event_recovered",
+            "reason": "pod_lost",
+            "deadline_ms": 0,
+            "session_id": session_id,
+        }
 
     async def _accept_and_close(
         self, request: web.Request, error: Mapping[str, Any], code: int

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,9 +18,11 @@ from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.core.frames import NORMAL
 from avatar_gateway.core.recent_avatars import RecentAvatars
+from avatar_gateway.core.snapshots import SnapshotStore
 from avatar_gateway.serving import upgrade
-from avatar_gateway.serving.pod_answers import read_body
+from avatar_gateway.serving.pod_answers import PodRequests, read_body
 from avatar_gateway.serving.session_mover import SessionMover
+from avatar_gateway.streams.snapshots import SnapshotStreams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +54,10 @@ class PlacedSession:
     placement: Placement
     gpu_class: str = ""
     """The GPU class of the pod, from its label."""
+    connection: str = ""
+    """What this gateway calls its connection to the pod."""
+    source: Pod | None = None
+    """The pod if it gives snapshots of the session."""
     lease: HeldLease | None = None
     """What counts for the limits of its tenant; None for a session without a tenant."""
 
@@ -91,7 +99,11 @@ class Placer:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
 
-        self._mover = SessionMover(registry, self._http, read_keys, _host)
+        self._mover = SessionMover(registry, PodRequests(self._http, read_keys, _host))
+        self._name = uuid.uuid4().hex
+        self._numbers = itertools.count(1)
+        self.snapshots = SnapshotStore()
+        self._streams = SnapshotStreams(self.snapshots, self._http, read_keys, _host, self._name)
         self._recent = RecentAvatars()
 
     @property
@@ -101,6 +113,7 @@ class Placer:
 
     async def close(self) -> None:
         """Close all connections to pods."""
+        await self._streams.close()
         await self._http.close()
 
     def check_room(self, request: SessionRequest) -> Sequence[str]:
@@ -119,6 +132,13 @@ class Placer:
         if isinstance(ranked, routing.Shortage):
             raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
         return ranked
+
+    def has_room(self, request: SessionRequest) -> bool:
+        """Return whether some pod may accept a session now."""
+        try:
+            return bool(self.check_room(request))
+        except errors.Rejection:
+            return False
 
     async def place(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
@@ -196,7 +216,8 @@ class Placer:
             except errors.PodError as error:
                 _log.info("pod did not resume the session pod=%s problem=%s", key, error.problem)
                 is_silent |= key in self._registry.pods
-        if is_silent:  # it may answer later; whether it has the session is not known
+        removed = routing.holders(request.resume, self._registry.removed_pods(request.model))
+        if is_silent or removed:  # it may answer later; whether it has the session is not known
             raise errors.Rejection("not_ready", "the pod that the session names does not answer")
         # The words are those of a pod: a stranger does not learn which sessions exist.
         raise errors.Rejection(refusals.RESUME_REFUSED, refusals.RESUME_REFUSED_MESSAGE)
@@ -211,8 +232,25 @@ class Placer:
             await placed.peer.close(code)
         finally:
             self._registry.release(placed.placement)
+            if placed.source is not None:
+                self._streams.leave(placed.source, placed.connection)
             if placed.lease is not None:
                 placed.lease.release()
+
+    async def recover(self, placed: PlacedSession) -> tuple[str | None, str | None]:
+        """Continue a session whose pod is lost on another one.
+
+        Return its new id there, if it has one, and the result to count; `None` if its pod has it
+        still.
+        """
+        snapshot = self.snapshots.pop(placed.connection)
+        if snapshot is None:
+            return None, "lost"
+        _log.info("pod lost pod=%s session=%s", placed.pod, snapshot.session_id)
+        found = await self._mover.recover(snapshot)
+        if found is not None:
+            return found, "recovered"
+        return None, "kept" if self._mover.keeps(snapshot.session_id) else None
 
     async def _open_session(
         self,
@@ -225,13 +263,17 @@ class Placer:
         if pod is None:
             raise errors.PodError(key, "the pod was deleted")
         placement = self._registry.add_placement(key)
+        connection = f"{self._name}/{next(self._numbers)}"
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 peer = await upgrade.connect(
                     self._http,
                     f"http://{_host(pod)}:{pod.sessions_port}{request.path}",
                     _query(request, pod),
-                    _headers(headers, request, pod, self._read_keys()),
+                    {
+                        **_headers(headers, request, pod, self._read_keys()),
+                        labels.CONNECTION_HEADER: connection,
+                    },
                     subprotocols,
                     self._budget,
                 )
@@ -243,7 +285,11 @@ class Placer:
                 raise errors.PodError(key, repr(error)) from error
             raise
         placement.accepted_at = asyncio.get_running_loop().time()
-        return PlacedSession(key, peer, placement, pod.gpu_class)
+        is_followed = request.can_resume and peer.resume_s > 0
+        if is_followed:
+            self._streams.follow(pod, connection)
+        source = pod if is_followed else None
+        return PlacedSession(key, peer, placement, pod.gpu_class, connection, source)
 
 
 def _missing(model: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -19,12 +20,12 @@ from avatar_gateway.core.frames import GOING_AWAY, Opcode
 from avatar_gateway.serving.peer import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from avatar_gateway.core.frames import Close
     from avatar_gateway.serving.peer import Peer
 
-_TOO_BIG, _INTERNAL_ERROR = 1009, 1011
+_TOO_BIG, _INTERNAL_ERROR, _RESTART = 1009, 1011, 1012
 _DELAY_S: Final = 0.01
 """Shorter delays are not worth a timer; they add up to longer ones."""
 
@@ -46,6 +47,8 @@ class End:
     reason: str
     error: str | None = None
     """Code of the `error` event that the caller gets first, if it sent what is not allowed."""
+    is_lost: bool = False
+    """Whether the connection ended without a close frame."""
 
 
 async def relay(
@@ -54,11 +57,13 @@ async def relay(
     stop: asyncio.Future[End],
     rate: Rate,
     on_message: Callable[[], None] = lambda: None,
+    on_pod_lost: Callable[[], Awaitable[Mapping[str, object] | None]] | None = None,
 ) -> End:
     """Forward until one side ends or `stop` is set, close both sides, and return the end.
 
     What the caller sent while it waited leaves first. Each direction has the limit `rate`.
-    `on_message` is called when the caller sends something.
+    `on_message` is called when the caller sends something. `on_pod_lost` is called when the
+    connection to the pod is lost, and returns the event that the caller gets before its end.
     """
     forwarders = [
         asyncio.create_task(
@@ -74,6 +79,12 @@ async def relay(
         await asyncio.gather(*forwarders, return_exceptions=True)
     # If both sides ended in the same loop iteration, the pod's reason explains more.
     end = next(iter(sorted((task.result() for task in done), key=_precedence)))
+    if end.side is Side.POD and end.is_lost and on_pod_lost is not None:
+        event = await on_pod_lost()
+        if event is not None and not caller.is_lost:
+            with suppress(ConnectionError):
+                caller.send(Opcode.TEXT, json.dumps(event).encode())
+            end = replace(end, code=_RESTART, reason="the session continues on another pod")
     if end.error is not None:
         rejection = errors.Rejection(end.error, end.reason, limit=MAX_MESSAGE_BYTES)
         caller.send(Opcode.TEXT, json.dumps(rejections.error_event(rejection)).encode())
@@ -124,5 +135,5 @@ def _closed(side: Side, close: Close) -> End:
 def _connection_lost(side: Side) -> End:
     """Return the end for a side whose connection ended without a close frame."""
     if side is Side.CALLER:
-        return End(side, GOING_AWAY, "the caller's connection was lost")
-    return End(side, _INTERNAL_ERROR, "the pod's connection was lost")
+        return End(side, GOING_AWAY, "the caller's connection was lost", is_lost=True)
+    return End(side, _INTERNAL_ERROR, "the pod's connection was lost", is_lost=True)

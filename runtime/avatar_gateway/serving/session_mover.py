@@ -1,8 +1,10 @@
-"""Moves the sessions of pods that leave to other pods of their service.
+"""Moves the sessions of pods that leave or are lost to other pods of their service.
 
 A pod that drains asks its sessions to move at its deadline. Their callers come back to a gateway,
-which exports the session from the one pod and imports it on another one. One attempt is made at a
-time for each session. A session that cannot move, or for which no pod has room, stays.
+which exports the session from the one pod and imports it on another one. A session whose pod is
+lost goes on from its last snapshot. One attempt is made at a time for each session. A session that
+cannot move, or for which no pod has room, stays. A document that no pod takes is kept until its
+session would have ended, and each attempt of its caller is another attempt.
 """
 
 from __future__ import annotations
@@ -12,24 +14,26 @@ import json
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import aiohttp
-
-from avatar_contracts import labels, tokens
+from avatar_contracts import labels
 from avatar_contracts.answer_limits import MAX_DOCUMENT_BYTES
 from avatar_gateway import errors
 from avatar_gateway.core import routing
-from avatar_gateway.serving.pod_answers import read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from avatar_gateway.core.model import Pod
+    from avatar_gateway.core.snapshots import Snapshot
     from avatar_gateway.pod_registry import PodRegistry
+    from avatar_gateway.serving.pod_answers import Answer, PodRequests
 
-_REQUEST_S: Final = 10.0
-"""How long a pod may take for one request. Most documents have less than 10 MB."""
+_LOST_S: Final = 2.0
+"""How long a pod whose connection was lost may take to say whether it has a session."""
+_KEPT_S: Final = 30.0
+"""How long a document is kept that every pod refuses: as long as a session waits by default."""
+_MAX_KEPT_BYTES: Final = 256 * 2**20
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_MOVES: Final = 4
 """Sessions that move at a time; each may hold a document."""
@@ -43,20 +47,16 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer of a pod to a request about a session."""
+class _Kept:
+    """A session that no pod has: its document waits for a pod that takes it."""
 
-    status: int
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error object, empty if there is none."""
-        try:
-            error = json.loads(self.body).get("error")
-        except (ValueError, AttributeError):
-            return {}
-        return error if isinstance(error, dict) else {}
+    document: bytes
+    source: Pod
+    """The pod that it comes from."""
+    until: float
+    """When its caller no longer comes back, seconds of the loop."""
+    age_s: float | None = None
+    """How old the document is if it is a snapshot."""
 
 
 class SessionMover:
@@ -65,14 +65,12 @@ class SessionMover:
     def __init__(
         self,
         registry: PodRegistry,
-        http: aiohttp.ClientSession,
-        read_keys: Callable[[], Sequence[str]],
-        host_of: Callable[[Pod], str],
+        requests: PodRequests,
     ) -> None:
         self._registry = registry
-        self._http = http
-        self._read_keys = read_keys
-        self._host_of = host_of
+        self._post = requests.post
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept_bytes = 0
         self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._running: dict[str, asyncio.Task[str | None]] = {}
         self._limit = asyncio.Semaphore(_MAX_MOVES)
@@ -81,7 +79,13 @@ class SessionMover:
         """Return the pods to try for a session, after it has moved if its pod asks for that.
 
         `holders` are the pods that its id names.
+
+        Raises:
+            Rejection: no pod has it, and none takes its document now.
         """
+        if session_id in self._kept:
+            await self._once(session_id, lambda: self._retry(session_id, service))
+            self._check_taken(session_id)
         known = self._find_known(session_id)
         found = []
         for holder in [known] if known is not None else holders:
@@ -92,10 +96,79 @@ class SessionMover:
                     break
                 moved = await self._move_once(session_id, pod, service)
                 if moved is None:
+                    self._check_taken(session_id)
                     break
                 key = moved
             found.append(key)
         return found
+
+    def _check_taken(self, session_id: str) -> None:
+        if session_id in self._kept:
+            message = "no pod of the service takes the session now"
+            raise errors.Rejection("not_ready", message)
+
+    async def recover(self, snapshot: Snapshot) -> str | None:
+        """Continue a session whose pod is lost, and return its new id.
+
+        Return `None` if its pod has it still, or if no pod takes it now: then it is kept.
+        """
+        session_id = snapshot.session_id
+        age_s = _now() - snapshot.at
+
+        async def attempt() -> str | None:
+            document = snapshot.document
+            age: float | None = age_s
+            if snapshot.pod.key in self._registry.pods:
+                answer = await self._ask(snapshot)
+                if answer is not None and answer.status == 200:
+                    document, age = answer.body, None  # it was about to move
+                elif answer is not None and answer.status != 404:
+                    return None
+            until = _now() + snapshot.resume_s
+            self._keep(session_id, _Kept(document, snapshot.pod, until, age))
+            return await self._retry(session_id, snapshot.pod.service)
+
+        return await self._once(session_id, attempt)
+
+    def keeps(self, session_id: str) -> bool:
+        """Return whether the document of a session waits for a pod."""
+        return session_id in self._kept
+
+    async def _ask(self, snapshot: Snapshot) -> Answer | None:
+        """Ask a pod for a session after its connection was lost; `None` if it does not answer."""
+        path = f"{labels.SESSIONS_PATH}/{snapshot.session_id}/export"
+        body = json.dumps({"only_if_asked": True}).encode()
+        try:
+            return await self._post(snapshot.pod, path, body, MAX_DOCUMENT_BYTES, _LOST_S)
+        except errors.PodError:
+            return None
+
+    async def _retry(self, session_id: str, service: str) -> str | None:
+        """Give a document that is kept to a pod, and return the id of the session there."""
+        kept = self._kept.get(session_id)
+        if kept is None or kept.source.service != service:
+            return None
+        async with self._limit:
+            destinations = self._destinations(kept.source, service)
+            new_id = await self._import(session_id, kept, destinations)
+        return new_id
+
+    def _keep(self, session_id: str, kept: _Kept) -> None:
+        """Keep a document; those whose time is over, and then the oldest, make room."""
+        self._forget(session_id)
+        self._kept[session_id] = kept
+        self._kept_bytes += len(kept.document)
+        now = _now()
+        for each in [name for name, other in self._kept.items() if other.until <= now]:
+            self._forget(each)
+        while self._kept_bytes > _MAX_KEPT_BYTES:
+            _log.error("session lost problem=no pod has taken its document, and others are kept")
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, session_id: str) -> None:
+        kept = self._kept.pop(session_id, None)
+        if kept is not None:
+            self._kept_bytes -= len(kept.document)
 
     def _find_known(self, session_id: str) -> str | None:
         key, until = self._known.get(session_id, ("", 0.0))
@@ -110,10 +183,16 @@ class SessionMover:
         return candidate is not None and candidate.state is not None and candidate.state.draining
 
     async def _move_once(self, session_id: str, source: Pod, service: str) -> str | None:
-        """Move a session, or wait for the attempt that is under way."""
+        """Move a session away from a pod, and return the pod that has it; `None` if it stays."""
+        return await self._once(session_id, lambda: self._move(session_id, source, service))
+
+    async def _once(
+        self, session_id: str, attempt: Callable[[], Coroutine[None, None, str | None]]
+    ) -> str | None:
+        """Make an attempt for a session, or wait for the one that is under way."""
         task = self._running.get(session_id)
         if task is None:
-            task = asyncio.create_task(self._move(session_id, source, service), name="move")
+            task = asyncio.create_task(attempt(), name="move")
             self._running[session_id] = task
             task.add_done_callback(lambda _: self._running.pop(session_id))
         # A caller that leaves does not stop the move: the session has left its pod already.
@@ -135,7 +214,11 @@ class SessionMover:
                 _log.warning("session not exported pod=%s problem=%s", source.key, error.problem)
                 return None
             if answer.status == 200:
-                return await self._import(session_id, answer.body, source, destinations)
+                until = _now() + _KEPT_S
+                self._keep(session_id, _Kept(answer.body, source, until))
+                kept = self._kept[session_id]
+                await self._import(session_id, kept, [*destinations, source.key])
+                return self._find_known(session_id)
             if answer.status == 410:
                 key = f"{source.namespace}/{answer.error.get('value')}"
                 # A pod leads no caller to another service.
@@ -150,24 +233,35 @@ class SessionMover:
             return None
 
     async def _import(
-        self, session_id: str, document: bytes, source: Pod, destinations: Sequence[str]
+        self, session_id: str, kept: _Kept, destinations: Sequence[str]
     ) -> str | None:
-        """Give the document to the first pod that takes it; the last one is where it came from."""
-        for key in (*destinations, source.key):
+        """Give a document to the first pod that takes it, and return the id of the session there.
+
+        If none takes it, the document is kept for the next attempt.
+        """
+        path = labels.SESSIONS_PATH
+        if kept.age_s is not None:
+            path = f"{path}?recovered_ms={min(999_999, round(kept.age_s * 1000))}"
+        for key in destinations:
             pod = self._registry.pods.get(key)
             if pod is None:
                 continue
             placement = self._registry.add_placement(key)
             try:
-                answer = await self._post(pod, labels.SESSIONS_PATH, document, _MAX_ANSWER_BYTES)
+                answer = await self._post(pod, path, kept.document, _MAX_ANSWER_BYTES)
             except errors.PodError as error:
                 self._registry.release(placement)
                 _log.info("session not imported pod=%s problem=%s", key, error.problem)
                 continue
             if answer.status == 200:
                 placement.accepted_at = _now()
-                _log.info("session moved source=%s pod=%s", source.key, key)
-                return self._remember(session_id, key) if key != source.key else None
+                self._forget(session_id)
+                _log.info("session moved source=%s pod=%s", kept.source.key, key)
+                if key != kept.source.key:
+                    self._remember(session_id, key)
+                session = answer.document.get("session")
+                found = session.get("id") if isinstance(session, dict) else None
+                return found if isinstance(found, str) else None
             self._registry.release(placement)
             _log.info(
                 "session not imported pod=%s status=%d code=%s",
@@ -175,7 +269,7 @@ class SessionMover:
                 answer.status,
                 answer.error.get("code"),
             )
-        _log.error("session lost source=%s problem=no pod has taken its document", source.key)
+        _log.warning("session kept source=%s problem=no pod takes its document", kept.source.key)
         return None
 
     def _destinations(self, source: Pod, service: str) -> Sequence[str]:
@@ -195,34 +289,6 @@ class SessionMover:
         if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
         return key
-
-    async def _post(self, pod: Pod, path: str, body: bytes, most: int) -> Answer:
-        """Send a request to the admin port of a pod, with the token of each key in turn.
-
-        Raises:
-            PodError: the pod does not answer in time, or its answer is too large.
-        """
-        address = f"http://{self._host_of(pod)}:{pod.admin_port}{path}"
-        answer = Answer(401, b"")
-        for key in self._read_keys():
-            token = tokens.session_token(key, pod.original_service)
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            try:
-                async with asyncio.timeout(_REQUEST_S):
-                    answer = await self._request(address, headers, body, most, pod)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise errors.PodError(pod.key, repr(error)) from error
-            if answer.status != 401:
-                break
-        return answer
-
-    async def _request(
-        self, address: str, headers: dict[str, str], body: bytes, most: int, pod: Pod
-    ) -> Answer:
-        async with self._http.post(
-            address, data=body, headers=headers, allow_redirects=False, middlewares=()
-        ) as response:
-            return Answer(response.status, await read_body(response, pod.key, most))
 
 
 def _now() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from avatar_gateway import errors
 from avatar_gateway.core import wait_queue
-from avatar_gateway.core.fair_queue import FairQueue, Share
+from avatar_gateway.core.fair_queue import MAX_CALLERS, FairQueue, Share
 from avatar_gateway.core.frames import Opcode
 from avatar_gateway.serving.peer import EarlyInputTooLarge
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.placement import PlacedSession
     from avatar_gateway.serving.sessions import Sessions
+    from avatar_gateway.shared.waiting import SharedQueue
 
     PlaceSession = Callable[[], Awaitable[PlacedSession]]
     EndSession = Callable[[PlacedSession], Awaitable[None]]
@@ -33,6 +35,10 @@ POLL_INTERVAL_S: Final = 0.1
 
 It reads the last reported states; it sends no request to a pod that reports no free slot.
 """
+HANDOVER_S: Final = 0.02
+"""The same while a slot is free and it is the turn of another gateway."""
+SHARED_ROUND_S: Final = 0.25
+"""How often the positions are read from the shared state at most."""
 QUOTA_INTERVAL_S: Final = 0.25
 """How often a queue asks whether a tenant at its own limit may have another session."""
 SHORT: Final = 100
@@ -60,10 +66,16 @@ class _Waiter:
     """A caller in a queue."""
 
     caller: Peer
-    principal: Principal
+    request: SessionRequest
     place: PlaceSession
     result: asyncio.Future[PlacedSession]
     last: wait_queue.Announcement | None = None
+    rank: int | None = None
+    """How many callers of its tenant are before it at all gateways; None if it is not known."""
+
+    @property
+    def principal(self) -> Principal:
+        return self.request.principal
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +91,20 @@ class _Queue:
     at_limit: set[str] = field(default_factory=set)
     """Tenants that may have no more sessions, as far as is known."""
     announce_at: float = 0.0
+    shared: SharedQueue | None = None
+    """The order over all gateways; None if this gateway is alone."""
+    joining: dict[str, Share] = field(default_factory=dict)
+    """Callers that the shared order does not know yet."""
+    leaving: list[str] = field(default_factory=list)
+    """Callers that it may still know."""
+
+    def rejoin(self) -> None:
+        """Let every caller join the shared order again."""
+        self.joining = {
+            caller_id: share_of(waiter.principal)
+            for caller_id, waiter in self.waiters.items()
+            if caller_id in self.order
+        }
 
 
 def share_of(principal: Principal) -> Share:
@@ -91,8 +117,20 @@ class WaitQueues:
     """The wait queues of all services. One task serves each queue that has callers."""
 
     def __init__(
-        self, sessions: Sessions, end_session: EndSession, held_bytes: int, demand: DemandLimiter
+        self,
+        sessions: Sessions,
+        end_session: EndSession,
+        held_bytes: int,
+        demand: DemandLimiter,
+        has_room: Callable[[SessionRequest], bool] = lambda _request: False,
+        shared_queue: Callable[[str], SharedQueue | None] = lambda _service: None,
     ) -> None:
+        """`has_room` returns whether some pod seems to have a slot for a request.
+
+        `shared_queue` returns the order of a service over all gateways, if there is a shared state.
+        """
+        self._has_room = has_room
+        self._shared_queue = shared_queue
         self._sessions = sessions
         self._end_session = end_session
         self._held_bytes = held_bytes
@@ -125,7 +163,7 @@ class WaitQueues:
         """
         loop = asyncio.get_running_loop()
         caller_id, service = f"{next(self._caller_ids):x}", request.model
-        waiter = _Waiter(caller, request.principal, place, loop.create_future())
+        waiter = _Waiter(caller, request, place, loop.create_future())
         arrival = loop.call_later(DEMAND_S, self._record_arrival, request)
         holding = asyncio.create_task(caller.hold(self._held_bytes), name="hold-caller")
         self._add(service, caller_id, waiter)
@@ -177,39 +215,76 @@ class WaitQueues:
         """Give slots to the callers of one queue in its order, until it is empty."""
         queue = self._queues[service]
         try:
-            while queue.order:
+            while queue.order or queue.leaving:
                 for tenant in [name for name, until in queue.set_aside.items() if until <= _now()]:
                     del queue.set_aside[tenant]
                     queue.order.resume(tenant)
-                await self._serve_once(service, queue)
-                self._announce(queue)
-                await asyncio.sleep(POLL_INTERVAL_S)
+                is_our_turn = await self._serve_once(service, queue)
+                await self._announce(service, queue)
+                waits_for_other = not is_our_turn and self._sees_room(queue)
+                await asyncio.sleep(HANDOVER_S if waits_for_other else POLL_INTERVAL_S)
         finally:
             # Not in a callback of the task: a caller may arrive before that is called.
             del self._tasks[service]
             if not queue.waiters and not queue.grants:
                 del self._queues[service]
 
-    async def _serve_once(self, service: str, queue: _Queue) -> None:
-        """Give slots to callers until no slot is free for anybody.
+    async def _serve_once(self, service: str, queue: _Queue) -> bool:
+        """Give slots to callers until no slot is free for anybody, or another gateway is next.
 
         A tenant at its own limit, or whose GPU classes have no free slot, does not keep the others
         waiting.
+
+        Returns:
+            Whether it is not the turn of another gateway.
         """
-        while (caller_id := queue.order.next()) is not None:
+        while (caller_id := await self._next(queue)) is not None:
             principal = queue.waiters[caller_id].principal
-            outcome = await self._try(service, queue, caller_id)
+            outcome = await self._try(queue, caller_id)
             is_at_limit = outcome is _Outcome.OWN_LIMIT
             (queue.at_limit.add if is_at_limit else queue.at_limit.discard)(principal.tenant_name)
             self._count(service, queue, principal)
             if is_at_limit or (outcome is _Outcome.NO_SLOT and principal.gpu_classes):
-                until = _now() + (QUOTA_INTERVAL_S if is_at_limit else 0.0)
+                pause_s = QUOTA_INTERVAL_S if is_at_limit else 0.0
                 queue.order.set_aside(principal.tenant_name)
-                queue.set_aside[principal.tenant_name] = until
+                queue.set_aside[principal.tenant_name] = _now() + pause_s
+                await self._set_aside_at_all(queue, principal.tenant_name, pause_s)
             elif outcome is _Outcome.NO_SLOT:
-                return
+                return True
+        return not queue.order or queue.order.next() is None
 
-    async def _try(self, service: str, queue: _Queue, caller_id: str) -> _Outcome:
+    async def _next(self, queue: _Queue) -> str | None:
+        """Return the next caller; None if there is none, or it is the turn of another gateway.
+
+        While the shared state is away, this gateway serves its callers in its own order.
+        """
+        if queue.shared is None:
+            return queue.order.next()
+        while True:
+            joining, leaving = queue.joining, queue.leaving
+            queue.joining, queue.leaving = {}, []
+            try:
+                turn = await queue.shared.poll(joining, leaving)
+            except errors.SharedStateUnavailable:
+                queue.rejoin()
+                queue.leaving = [*leaving, *queue.leaving][-MAX_CALLERS:]
+                return queue.order.next()
+            if turn.known < len(queue.order) - len(queue.joining):
+                queue.rejoin()  # the shared state has lost some, or took this gateway for dead
+            if turn.caller is None or turn.caller in queue.order:
+                return turn.caller
+            queue.leaving.append(turn.caller)  # it left while the shared state was away
+
+    async def _set_aside_at_all(self, queue: _Queue, tenant: str, pause_s: float) -> None:
+        if queue.shared is not None:
+            with contextlib.suppress(errors.SharedStateUnavailable):
+                await queue.shared.set_aside(tenant, max(pause_s, POLL_INTERVAL_S))
+
+    def _sees_room(self, queue: _Queue) -> bool:
+        caller_id = queue.order.next()
+        return caller_id is not None and self._has_room(queue.waiters[caller_id].request)
+
+    async def _try(self, queue: _Queue, caller_id: str) -> _Outcome:
         """Try to place one caller."""
         waiter = queue.waiters[caller_id]
         try:
@@ -232,26 +307,63 @@ class WaitQueues:
             queue.order.grant(caller_id)
             queue.grants = wait_queue.with_grant(queue.grants, _now())
             waiter.result.set_result(placed)
+            if queue.shared is not None:
+                with contextlib.suppress(errors.SharedStateUnavailable):
+                    await queue.shared.grant(caller_id)
         return _Outcome.GONE
 
-    def _announce(self, queue: _Queue) -> None:
+    async def _announce(self, service: str, queue: _Queue) -> None:
         """Send each caller of a queue its position if it is due."""
-        now = _now()
-        if now < queue.announce_at:
+        if _now() < queue.announce_at:
             return
+        if queue.shared is None:
+            self._announce_own(queue)
+        else:
+            await self._announce_shared(service, queue)
+        self._demand.refresh()
+
+    def _announce_own(self, queue: _Queue) -> None:
+        now = _now()
         queue.announce_at = now + wait_queue.round_s(len(queue.order))
         for caller_id, position in queue.order.places().items():
             _announce_one(queue, queue.waiters[caller_id], position, now)
 
+    async def _announce_shared(self, service: str, queue: _Queue) -> None:
+        """Announce the positions in the order over all gateways."""
+        assert queue.shared is not None
+        queue.announce_at = _now() + max(SHARED_ROUND_S, wait_queue.round_s(len(queue.order)))
+        tenants = {
+            caller_id: waiter.principal.tenant_name
+            for caller_id, waiter in queue.waiters.items()
+            if caller_id in queue.order
+        }
+        try:
+            places = await queue.shared.places(tenants)
+        except errors.SharedStateUnavailable:
+            self._announce_own(queue)
+            return
+        for caller_id, (position, rank) in places.items():
+            if waiter := queue.waiters.get(caller_id):
+                waiter.rank = rank
+                _announce_one(queue, waiter, position, _now())
+        found = {
+            waiter.principal.tenant_name: waiter.principal for waiter in queue.waiters.values()
+        }
+        for principal in found.values():
+            self._count(service, queue, principal)
+
     def _add(self, service: str, caller_id: str, waiter: _Waiter) -> None:
-        queue = self._queues.setdefault(service, _Queue())
+        queue = self._queues.get(service)
+        if queue is None:
+            queue = self._queues[service] = _Queue(shared=self._shared_queue(service))
         queue.waiters[caller_id] = waiter
         self._sessions.waiting += 1
         queue.order.join(caller_id, share_of(waiter.principal))
         self._count(service, queue, waiter.principal)
-        if len(queue.order) <= SHORT:
-            queue.announce_at = 0.0
-            self._announce(queue)
+        if queue.shared is not None:
+            queue.joining[caller_id] = share_of(waiter.principal)
+        elif len(queue.order) <= SHORT:
+            self._announce_own(queue)
         if service not in self._tasks:
             task = asyncio.create_task(self._serve(service), name=f"wait-queue-{service}")
             self._tasks[service] = task
@@ -261,17 +373,31 @@ class WaitQueues:
         waiter = queue.waiters.pop(caller_id)
         self._sessions.waiting -= 1
         queue.order.leave(caller_id)
+        if queue.shared is not None and queue.joining.pop(caller_id, None) is None:
+            queue.leaving.append(caller_id)
         self._count(service, queue, waiter.principal)
         waiter.result.cancel()
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)
 
     def _count(self, service: str, queue: _Queue, principal: Principal) -> None:
-        """Publish how many callers of a tenant wait."""
+        """Publish how many callers of a tenant wait.
+
+        In an order over all gateways, a caller counts at its own gateway, if the limits of its
+        tenant permit a session for it and for all callers of the tenant before it.
+        """
         callers = queue.order.callers_of(principal.tenant_name)
         if not callers:
             queue.at_limit.discard(principal.tenant_name)
         is_held = principal.tenant_name in queue.at_limit
+        allowed = None if queue.shared is None else self._demand.allowance(principal, service)
+        if allowed is not None:
+            callers = sum(
+                waiter.rank is not None and waiter.rank < allowed
+                for caller_id, waiter in queue.waiters.items()
+                if waiter.principal.tenant_name == principal.tenant_name
+                and caller_id in queue.order
+            )
         self._demand.set_waiting(principal, service, callers, by_quota=is_held)
 
 

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 DEADLINE_S: Final = 1.0
 MAX_CONNECTIONS: Final = 16
 _SCRIPTS: Final = "avatar_gateway.shared.scripts"
-_WITHOUT_COMMON: Final = frozenset({"count_use"})
+_WITHOUT_COMMON: Final = frozenset({"count_use", "queue"})
 
 
 @dataclass(frozen=True, slots=True)

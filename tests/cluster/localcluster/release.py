@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from localcluster.controlplane.cluster import ControlPlane
 
 SYSTEM: Final = "avatar-system"
+KEYS: Final = "avatar-keys"
+"""The namespace of the API keys of tenants."""
 LEASE: Final = "avatar-avatar-operator-operator"
 FPS: Final = 25  # a served session has more than one second of frames
 

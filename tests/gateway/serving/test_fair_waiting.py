@@ -1,106 +1,24 @@
-"""Waiting callers of several tenants, without sockets: a test decides which of them get a slot."""
+"""Waiting callers of several tenants at one gateway."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.waiting_world import SERVICE, WaitingWorld
 
-from avatar_gateway import errors
-from avatar_gateway.core.demand import DemandLimiter
-from avatar_gateway.core.requests import SessionRequest
 from avatar_gateway.core.tenants import PLATFORM, Principal, Tenant, TenantLimits
-from avatar_gateway.serving.sessions import Sessions
-from avatar_gateway.serving.wait_queue import WaitQueues
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from avatar_gateway.serving.peer import Peer
-    from avatar_gateway.serving.placement import PlacedSession
-
-SERVICE = "acme/concierge"
-
-
-@dataclass
-class _Caller:
-    """A caller that says nothing, and what it was told."""
-
-    events: list[dict[str, Any]] = field(default_factory=list)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def send(self, _opcode: object, data: bytes) -> None:
-        self.events.append(json.loads(data))
-
-    async def hold(self, _limit: int) -> None:
-        await self.gone.wait()
-        raise ConnectionError
-
-    @property
-    def positions(self) -> list[int]:
-        return [event["position"] for event in self.events]
-
-
-class _World:
-    """The queues, and the slots and sessions that a test allows."""
-
-    def __init__(self) -> None:
-        self.sessions = Sessions()
-        self.ended: list[str] = []
-        self.free: dict[str, int] = {}
-        """Free slots by GPU class."""
-        self.at_limit: dict[str, str] = {}
-        """The limit that a tenant has reached."""
-        self.served: list[str] = []
-        self.attempts: list[str] = []
-        self.demand = DemandLimiter(self.sessions.set_waiting)
-        self.queues = WaitQueues(self.sessions, self._end, 1024, self.demand)
-        self.tasks: list[asyncio.Task[Any]] = []
-
-    @property
-    def published(self) -> int:
-        services = self.sessions.state("g", frozenset({SERVICE}), 0.0)["services"]
-        return services[SERVICE]["waiting"] if SERVICE in services else 0
-
-    def wait(self, name: str, principal: Principal = PLATFORM, wait_ms: int = 20_000) -> _Caller:
-        caller = _Caller()
-        request = SessionRequest(SERVICE, wait_ms, [], principal=principal)
-
-        async def place() -> PlacedSession:
-            return cast("PlacedSession", self._place(name, principal))
-
-        waiting = self.queues.wait_for_slot(cast("Peer", caller), request, place)
-        self.tasks.append(asyncio.create_task(waiting, name=name))
-        return caller
-
-    def _place(self, name: str, principal: Principal) -> str:
-        self.attempts.append(name)
-        if limit := self.at_limit.get(principal.tenant_name):
-            raise errors.Rejection("quota_exceeded", "at its limit", param=limit)
-        usable = [kind for kind in self.free if kind in principal.gpu_classes]
-        for kind in usable if principal.gpu_classes else self.free:
-            if self.free[kind]:
-                self.free[kind] -= 1
-                self.served.append(name)
-                return name
-        raise errors.Rejection("no_capacity", "all pods are full")
-
-    async def _end(self, placed: object) -> None:
-        self.ended.append(str(placed))
-
-    async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 @pytest.fixture
 async def world() -> Any:
     """Return the queues; waiting callers leave at the end."""
-    found = _World()
+    found = WaitingWorld()
     yield found
     await found.close()
 
@@ -110,7 +28,7 @@ def _tenant(name: str, **changes: Any) -> Principal:
 
 
 async def test_slots_are_shared_between_tenants_by_weight(
-    world: _World, until: Callable[..., Awaitable[None]]
+    world: WaitingWorld, until: Callable[..., Awaitable[None]]
 ) -> None:
     for number in range(40):
         world.wait(f"a{number}", _tenant("a"))
@@ -124,7 +42,7 @@ async def test_slots_are_shared_between_tenants_by_weight(
 
 
 async def test_a_tenant_at_its_own_limit_keeps_nobody_else_waiting(
-    world: _World, until: Callable[..., Awaitable[None]]
+    world: WaitingWorld, until: Callable[..., Awaitable[None]]
 ) -> None:
     world.at_limit["a"] = "sessions"
     limited = _tenant("a", limits=TenantLimits(sessions=1))
@@ -144,7 +62,7 @@ async def test_a_tenant_at_its_own_limit_keeps_nobody_else_waiting(
 
 
 async def test_a_tenant_whose_gpu_classes_are_full_keeps_nobody_else_waiting(
-    world: _World, until: Callable[..., Awaitable[None]]
+    world: WaitingWorld, until: Callable[..., Awaitable[None]]
 ) -> None:
     world.wait("a1", _tenant("a", priority=9, gpu_classes=frozenset({"h100"})))
     world.wait("b1", _tenant("b"))
@@ -156,7 +74,7 @@ async def test_a_tenant_whose_gpu_classes_are_full_keeps_nobody_else_waiting(
 
 
 async def test_callers_of_a_higher_priority_come_first(
-    world: _World, until: Callable[..., Awaitable[None]]
+    world: WaitingWorld, until: Callable[..., Awaitable[None]]
 ) -> None:
     low = world.wait("low", _tenant("a"))
     await until(lambda: low.positions == [1])
@@ -166,7 +84,7 @@ async def test_callers_of_a_higher_priority_come_first(
     await until(lambda: world.served == ["high"])
 
 
-async def test_a_flood_of_one_tenant_does_not_fill_the_queue(world: _World) -> None:
+async def test_a_flood_of_one_tenant_does_not_fill_the_queue(world: WaitingWorld) -> None:
     flood = _tenant("a", limits=TenantLimits(sessions=3))
     while world.queues.accepts(SERVICE, flood):
         world.wait("a", flood, 60_000)
@@ -177,7 +95,7 @@ async def test_a_flood_of_one_tenant_does_not_fill_the_queue(world: _World) -> N
 
 
 async def test_a_caller_that_has_left_is_gone_at_once(
-    world: _World, until: Callable[..., Awaitable[None]]
+    world: WaitingWorld, until: Callable[..., Awaitable[None]]
 ) -> None:
     first, second = world.wait("a1", _tenant("a")), world.wait("a2", _tenant("a"))
     await until(lambda: second.positions == [2])

@@ -57,6 +57,7 @@ class ApiServer:
         self.pods: list[Body] = []
         self.pdbs: list[Body] = []
         self.avatars: list[Body] = []
+        self.tenants: list[Body] = []
         self.jobs: list[Body] = []
         self.secrets: dict[str, Body] = {}  # by path
         self.leases: dict[str, Body] = {}  # by path
@@ -125,6 +126,7 @@ class ApiServer:
             f"{GROUP}/gpuprofiles": self.profiles,
             f"{GROUP}/avatarservices": self.services,
             f"{GROUP}/avatars": self.avatars,
+            f"{GROUP}/avatartenants": self.tenants,
             JOBS: self.jobs,
             PDBS: self.pdbs,
         }

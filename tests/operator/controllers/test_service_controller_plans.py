@@ -14,6 +14,7 @@ from avatar_operator.controllers.service_controller import (
     ServiceController,
 )
 from avatar_operator.controllers.service_state import ExecutionResult, ServiceState
+from avatar_operator.controllers.tenant_quotas import TenantQuotas
 from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.cache.store import Store
@@ -138,6 +139,7 @@ class Setup:
             fake,
             fake,
             fake,
+            TenantQuotas(self.store, fake, lambda uids: {}, lambda: None),
             planner.Options("image"),
             self.metrics,
             watched,

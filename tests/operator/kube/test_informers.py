@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NODES, PODS, PDBS = "nodes", "pods", "poddisruptionbudgets"
 SERVICES, PROFILES = Kind.SERVICES.value, Kind.PROFILES.value
+TENANTS, NAMESPACES = Kind.TENANTS.value, Kind.NAMESPACES.value
 AVATARS, JOBS = Kind.AVATARS.value, Kind.JOBS.value
 RESYNC_S = 300.0
 OWN = "app.kubernetes.io/managed-by=avatar-operator"
@@ -164,7 +165,7 @@ async def setup(
 async def test_everything_is_listed_once_and_then_watched(setup: Setup) -> None:
     setup.client.items[NODES] = [setup.body(NODES, 7)]
     await setup.start()
-    assert sorted(setup.client.lists) == sorted(PATHS)
+    assert sorted(setup.client.lists) == sorted(PATHS.keys() - {NAMESPACES})
     assert setup.informers.synced
     assert setup.handler.observed == [(Kind.NODES, "u")]
     assert setup.handler.resyncs == 1
@@ -174,6 +175,27 @@ async def test_everything_is_listed_once_and_then_watched(setup: Setup) -> None:
     selected = {each for each in setup.client.selectors if each[2]}
     own = (JOBS, PDBS)
     assert selected == {(verb, kind, OWN) for verb in ("list", "watch") for kind in own}
+
+
+async def test_namespaces_are_followed_once_a_tenant_selects_them(setup: Setup) -> None:
+    await setup.start()
+    assert setup.client.count(NAMESPACES) == 0
+    body = setup.make.tenant_body(access={"namespaceSelector": {}}, version="5")
+    setup.handler.observe(Kind.TENANTS, body)
+    setup.informers.check_namespaces()
+    await setup.pauses.settle()
+    assert setup.client.count(NAMESPACES) == 1
+    assert setup.client.versions(NAMESPACES) != ()
+
+
+async def test_selected_namespaces_are_listed_before_the_caches_are_synced(setup: Setup) -> None:
+    body = setup.make.tenant_body(access={"namespaceSelector": {}}, version="5")
+    setup.client.items[TENANTS] = [body]
+    setup.client.faults[NAMESPACES] = [Refused("GET", 403, "no")]
+    await setup.start()
+    assert not setup.informers.synced
+    await setup.pauses.end(*FIRST_REWATCH)
+    assert setup.informers.synced
 
 
 async def test_the_caches_are_not_synced_until_every_kind_was_listed(setup: Setup) -> None:
@@ -208,11 +230,12 @@ async def test_kinds_of_kopf_are_soon_listed_again_and_later_every_kind(setup: S
     await setup.start()
     setup.client.lists.clear()
     await setup.pauses.end(SECOND_LIST_S)
-    assert setup.client.lists == [SERVICES, PROFILES, AVATARS, PDBS]
+    assert setup.client.lists == [SERVICES, PROFILES, AVATARS, TENANTS, PDBS]
     assert setup.handler.resyncs == 2
     setup.client.lists.clear()
     await setup.pauses.end(RESYNC_S)
-    assert setup.client.lists == [*(kind.value for kind in Kind), PDBS]
+    kinds = [kind.value for kind in Kind if kind is not Kind.NAMESPACES]
+    assert setup.client.lists == [*kinds, PDBS]
     assert setup.handler.resyncs == 3
     assert setup.pauses.lengths == [RESYNC_S]
 
@@ -420,7 +443,7 @@ async def test_the_kinds_of_kopf_are_listed_when_a_watch_ends(setup: Setup) -> N
     setup.client.lists.clear()
     await setup.send(PODS, None)
     await setup.pauses.end(RELIST_S)
-    assert sorted(setup.client.lists) == sorted([SERVICES, PROFILES, AVATARS])
+    assert sorted(setup.client.lists) == sorted([SERVICES, PROFILES, AVATARS, TENANTS])
 
 
 async def test_every_service_is_checked_when_the_pdbs_were_listed_for_their_watch(

@@ -47,7 +47,9 @@ const samplesOf = (socket) => socket.sent.filter(({ type }) => type === "input_a
 /** Answers the first message of a resumed connection. */
 async function resume(socket, { last, replay = [], messages, token = "t2", used = "t1", id = "sess_1" }) {
   socket.open();
-  assert.deepEqual(socket.sent.shift(), { type: "session.resume", token: used, last_seq: last });
+  const { received, ...request } = socket.sent.shift();
+  assert.deepEqual(request, { type: "session.resume", token: used, last_seq: last });
+  assert.equal(typeof received.messages, "number");
   socket.receive({
     type: "session.resumed", session: { id }, resume: { token, ttl_ms: 30000 },
     replay_from_seq: last + 1, input_samples: 0, input_messages: messages, epoch: 1,
@@ -120,6 +122,34 @@ test("a session that has moved is resumed by its new id and its new token", asyn
   assert.equal(third.url.searchParams.get("resume"), "sess_2");
   await resume(third, { last: 1, messages: 0, used: "t2", token: "t3", id: "sess_2" });
   assert.deepEqual(states.map(([state]) => state), ["open", "reconnecting", "open", "reconnecting", "open"]);
+});
+
+test("a session whose pod is lost is resumed by the new id, with what this side has", async () => {
+  const { connection, next } = start();
+  const first = await next();
+  first.open();
+  first.receive(created);
+  connection.sendSound(Int16Array.of(1, 2, 3));
+  connection.sendSound(Int16Array.of(4, 5, 6));
+  first.receive({ type: "response.created", response: { id: "resp_1" }, response_ref: 1, seq: 2 });
+  first.receive({ type: "response.output_audio.delta", response_id: "resp_1", delta: "AAECAw==", seq: 3 });
+  first.receive({ type: "response.video.delta", response_id: "resp_1", frame_index: 0, delta: "AAAA", seq: 4 });
+  first.receive({ type: "warning", warning: { code: "overload" }, seq: 5 });
+  first.receive({ type: "response.video.dropped", response_id: "resp_1", first_frame_index: 1,
+    last_frame_index: 3, seq: 6 });
+  first.receive({ type: "session.migrate", reason: "pod_lost", deadline_ms: 0, session_id: "sess_9" });
+  first.cut(1012);
+  const second = await next();
+  assert.equal(second.url.searchParams.get("resume"), "sess_9");
+  second.open();
+  const [{ received }] = second.sent;
+  assert.deepEqual(received, {
+    events: 2, last_events: "996155b3b52b79fe", messages: 2, response_id: "resp_1", frames: 1, dropped: 3,
+    audio_bytes: 4,
+  });
+  second.receive({ type: "session.resumed", session: { id: "sess_9" }, resume: { token: "t2", ttl_ms: 9 },
+    input_messages: 1, recovered: true, lost_ms: 0 });
+  assert.deepEqual(samplesOf(second), [4, 5, 6]); // what the lost pod had after its snapshot
 });
 
 /** A binary message of the server. */

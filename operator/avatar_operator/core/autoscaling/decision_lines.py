@@ -18,7 +18,12 @@ from avatar_operator.core.autoscaling import inputs, scaling
 from avatar_operator.core.autoscaling.arrivals import Arrivals
 from avatar_operator.core.autoscaling.capacity import Offer, Pod
 from avatar_operator.core.autoscaling.limits import ScalingRateLimit
-from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
+from avatar_operator.core.autoscaling.observation import (
+    Demand,
+    Observation,
+    Share,
+    TenantBound,
+)
 from avatar_operator.core.autoscaling.stabilization import Interval, Recommendations
 from avatar_operator.core.resources import autoscaling
 
@@ -65,6 +70,7 @@ def encode(service: str, result: inputs.ScalingResult) -> Document:
         "offers": [[o.gpu_class, o.slots, o.free, _cost(o.cost)] for o in seen.offers],
         "leavingCost": str(seen.leaving_cost),
         **({} if seen.share is None else {"share": [seen.share.pods, seen.share.is_owner]}),
+        **({} if seen.tenant is None else {"tenant": _tenant(seen.tenant)}),
         "demand": [
             seen.demand.waiting,
             seen.demand.arrived,
@@ -159,6 +165,7 @@ def _read_inputs(read: _Reader) -> inputs.ScalingInputs:
             demand=Demand(waiting, arrived, gateways, silent),
             leaving_cost=Decimal(str(document["leavingCost"])),
             share=_read_share(read.items("share")) if "share" in document else None,
+            tenant=_read_tenant(read.items("tenant")) if "tenant" in document else None,
         ),
         history=None,
         at=read.number("at"),
@@ -206,6 +213,16 @@ def _read_offer(row: Sequence[object]) -> Offer:
 def _read_share(row: Sequence[object]) -> Share:
     pods, is_owner = row
     return Share(_whole(pods), is_owner=bool(is_owner))
+
+
+def _tenant(bound: TenantBound) -> list[object]:
+    return [bound.pods, bound.new, _cost(bound.cost_left)]
+
+
+def _read_tenant(row: Sequence[object]) -> TenantBound:
+    pods, new, cost = row
+    left = None if cost is None else Decimal(str(cost))
+    return TenantBound(_whole(pods), _whole(new), left)
 
 
 def _read_history(read: _Reader) -> scaling.History:

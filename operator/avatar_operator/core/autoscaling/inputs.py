@@ -7,7 +7,12 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.autoscaling import capacity, scaling, schedules
-from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
+from avatar_operator.core.autoscaling.observation import (
+    Demand,
+    Observation,
+    Share,
+    TenantBound,
+)
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.pools import total_cost
 from avatar_operator.core.resources.placement import Placement, WhenFull
@@ -39,6 +44,8 @@ class ScalingContext:
     """The reserve that the service shares; None if it shares none."""
     claimable: Mapping[str, int] = field(default_factory=dict)
     """Pods that the service can adopt from a shared reserve, by GPU class."""
+    tenant: TenantBound | None = None
+    """What the quota of the service's tenant allows; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ def collect(
         demand=context.demand,
         leaving_cost=total_cost(leaving, pools),
         share=context.share,
+        tenant=context.tenant,
     )
     return ScalingInputs(service.autoscaling, observation, context.history, context.at, now)
 

@@ -13,6 +13,7 @@ from avatar_operator.core.autoscaling.capacity import Offer, Pod, scale_down_pri
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from avatar_operator.core.autoscaling.observation import TenantBound
     from avatar_operator.core.resources.autoscaling import Autoscaling, Rate
 
 
@@ -24,6 +25,7 @@ class Limit(Enum):
     MAX_COST = "MaxCost"
     COST_UNKNOWN = "CostUnknown"  # GPUs are free, but their profile has no cost
     RATE = "ScalingRate"
+    TENANT_QUOTA = "TenantQuota"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,16 @@ class Bounds:
 
 
 def find_bounds(
-    policy: Autoscaling, pods: Sequence[Pod], offers: Sequence[Offer], leaving_cost: Decimal
+    policy: Autoscaling,
+    pods: Sequence[Pod],
+    offers: Sequence[Offer],
+    leaving_cost: Decimal,
+    tenant: TenantBound | None = None,
 ) -> Bounds:
     """Return the bounds of a service that has these pods.
 
     `leaving_cost` is the cost per hour of deleted pods that still have sessions. The maximum cost
-    bounds everything, also `minReplicas`.
+    and the quota of the tenant bound everything, also `minReplicas`.
     """
     bounds = [
         (policy.max_replicas, Limit.MAX_REPLICAS),
@@ -71,6 +77,13 @@ def find_bounds(
         if affordable < len(pods):
             policy_maximum = min(policy_maximum, affordable)
         policy_minimum = min(policy_minimum, affordable)
+    if tenant is not None:
+        allowed = min(tenant.pods, len(pods) + min(tenant.new, _paid(tenant.cost_left, offers)))
+        bounds.append((allowed, Limit.TENANT_QUOTA))
+        minimum = min(minimum, allowed)
+        if tenant.pods < len(pods):  # pods without a session are given back at once
+            policy_maximum = min(policy_maximum, tenant.pods)
+        policy_minimum = min(policy_minimum, allowed)
     maximum, limit = min(bounds, key=lambda bound: bound[0])
     return Bounds(minimum, max(minimum, maximum), limit, policy_minimum, policy_maximum)
 
@@ -99,6 +112,21 @@ def _affordable(
         if paid < offer.free:  # the next class is used only after all GPUs of this one
             return count, Limit.MAX_COST
     return count, Limit.COST_UNKNOWN if unknown else Limit.FREE_GPUS
+
+
+def _paid(cost_left: Decimal | None, offers: Sequence[Offer]) -> int:
+    """Return how many new pods a cost pays for; None pays for all of them."""
+    count = 0
+    for offer in offers:
+        if cost_left is None:
+            count += offer.free
+        elif offer.cost is not None:
+            paid = max(0, min(offer.free, int(cost_left // offer.cost)))
+            count += paid
+            cost_left -= paid * offer.cost
+            if paid < offer.free:  # the next class is used only after all GPUs of this one
+                return count
+    return count
 
 
 def _affordable_existing(max_cost: Decimal, pods: Sequence[Pod]) -> int:

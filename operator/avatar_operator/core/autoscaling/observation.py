@@ -37,6 +37,18 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantBound:
+    """What the quota of the tenant that a service belongs to allows it."""
+
+    pods: int
+    """Highest number of pods, existing ones included."""
+    new: int
+    """Pods that may be added now."""
+    cost_left: Decimal | None = None
+    """What pods that are added now may cost per hour; None: unlimited."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """The observed state that a decision uses."""
 
@@ -48,6 +60,8 @@ class Observation:
     """Cost per hour of deleted pods that still have sessions."""
     share: Share | None = None
     """None if the service does not share its reserve."""
+    tenant: TenantBound | None = None
+    """None if the service belongs to no tenant with a quota."""
 
     def reserve_to_keep(self, policy: Autoscaling) -> int:
         """Return how many pods of a reserve this service keeps itself."""

@@ -96,10 +96,15 @@ def decide(
     rate = known.arrivals.per_s(now)
     seen = figures.calculate(policy, observation, rate, known.starts_s, overdue_s)
     bounds = limits.find_bounds(
-        policy, observation.pods, observation.offers, observation.leaving_cost
+        policy,
+        observation.pods,
+        observation.offers,
+        observation.leaving_cost,
+        observation.tenant,
     )
     needed = bounds.clamp(seen.wanted)
-    limit = bounds.limit if seen.wanted > bounds.maximum else None
+    wanted = max(seen.wanted, policy.min_replicas)
+    limit = bounds.limit if wanted > bounds.maximum else None
     idle = _is_idle(policy, observation, seen, known, now)
     if idle:
         needed, limit = 0, None

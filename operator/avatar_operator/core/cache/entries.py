@@ -21,6 +21,8 @@ class Kind(Enum):
     SERVICES = names.SERVICES
     PROFILES = names.PROFILES
     AVATARS = names.AVATARS
+    TENANTS = names.TENANTS
+    NAMESPACES = "namespaces"
     NODES = "nodes"
     JOBS = "jobs"
     PODS = "pods"
@@ -77,6 +79,19 @@ class ProfileBody:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantBody:
+    """An AvatarTenant: identity and last status, besides its parsed value."""
+
+    name: str
+    uid: str
+    version: int
+    generation: int
+    status: Mapping[str, object]
+    fault: str = ""
+    """Why it is not used; empty if it is valid."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeImpact:
     """What a change of one object affects; empty if the change affects nothing."""
 
@@ -91,6 +106,9 @@ class ChangeImpact:
 
     all_services: bool = False
     """Whether every service must be reconciled."""
+
+    tenants: bool = False
+    """Whether it may have changed which services tenants may use, or what they may use of them."""
 
     node: str = ""
     """Name of a node that changed or was deleted; services with pods on it come first."""

@@ -18,6 +18,7 @@ from avatar_operator.core.cache.entries import (
 from avatar_operator.core.cache.gpu_usage import GPUUsage
 from avatar_operator.core.cache.objects import Cache
 from avatar_operator.core.cache.pod_index import PodIndex
+from avatar_operator.core.cache.tenant_index import TenantIndex
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.planning import shared_reserve
 from avatar_operator.core.resources.gateway import GatewayPod, parse_pod
@@ -31,6 +32,7 @@ from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
+    from decimal import Decimal
 
     from avatar_operator.core.resources.pod import PodUse
 
@@ -55,12 +57,15 @@ class Store:
         self.gateways: Cache[GatewayPod] = Cache()
         self._image_checks: Cache[ImageCheck] = Cache()
         self.avatar_index = AvatarIndex()
+        self.tenants = TenantIndex()
         self._gpu_usage = GPUUsage()
         self._nodes: Cache[Node] = Cache()
         self._node_list: tuple[Node, ...] | None = None  # None after a change
         self._profiles: Cache[GPUProfile | None] = Cache()  # None: invalid
         self._profile_list: tuple[GPUProfile, ...] | None = None  # None after a change
         self._profile_bodies: Cache[ProfileBody] = Cache()
+        self._class_costs: dict[str, Decimal] | None = None  # None after a change
+        self._planned: dict[str, tuple[ServiceKey, str]] = {}  # by NAMESPACE/NAME of the pod
         self._node_classes = inventory.NodeClassCache()
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> ChangeImpact:
@@ -80,6 +85,11 @@ class Store:
                 return self._observe_avatar(uid, version, body)
             case Kind.JOBS:
                 return self._observe_job(uid, version, body)
+            case Kind.TENANTS:
+                changed, fault = self.tenants.put_tenant(uid, version, body)
+                return ChangeImpact(tenants=changed, fault=fault)
+            case Kind.NAMESPACES:
+                return ChangeImpact(tenants=self.tenants.put_namespace(uid, version, body))
         return self._observe_pod(metadata, uid, version, body)
 
     def observe_deletion(self, kind: Kind, uid: str) -> ChangeImpact:
@@ -89,7 +99,7 @@ class Store:
                 return self._observe_deleted_service(uid)
             case Kind.PROFILES:
                 self._profile_bodies.drop(uid)
-                self._profile_list = None
+                self._profile_list = self._class_costs = None
                 return ChangeImpact(all_services=self._profiles.drop(uid) is not None)
             case Kind.NODES:
                 self._node_list = None
@@ -101,6 +111,10 @@ class Store:
                 return self.avatar_index.drop_avatar(uid)
             case Kind.JOBS:
                 return self._observe_deleted_job(uid)
+            case Kind.TENANTS:
+                return ChangeImpact(tenants=self.tenants.drop_tenant(uid))
+            case Kind.NAMESPACES:
+                return ChangeImpact(tenants=self.tenants.drop_namespace(uid))
         return self._observe_deleted_pod(uid)
 
     def uids(self, kind: Kind) -> frozenset[str]:
@@ -116,6 +130,10 @@ class Store:
                 return frozenset(self.avatar_index.avatars.uids())
             case Kind.JOBS:
                 return frozenset(self.avatar_index.job_uids())
+            case Kind.TENANTS:
+                return frozenset(self.tenants.bodies.uids())
+            case Kind.NAMESPACES:
+                return frozenset(self.tenants.namespace_uids())
         pods = (self._gpu_usage, self.pods, self.gateways, self._image_checks)
         found = frozenset(uid for cache in pods for uid in cache.uids())
         return found | frozenset(self.avatar_index.pod_uids())
@@ -160,10 +178,14 @@ class Store:
         The reservation ends when the pod itself is observed, or with `release_gpus`.
         """
         self._gpu_usage.reserve(f"{key.namespace}/{pod}", use)
+        self._planned[f"{key.namespace}/{pod}"] = (key, use.gpu_class)
 
     def release_gpus(self, key: ServiceKey, pods: Iterable[str]) -> ChangeImpact:
         """End the reservations of pods that were not created, and report freed GPUs."""
-        ended = [self._gpu_usage.release(f"{key.namespace}/{pod}") for pod in pods]
+        ended = []
+        for pod in pods:
+            self._planned.pop(f"{key.namespace}/{pod}", None)
+            ended.append(self._gpu_usage.release(f"{key.namespace}/{pod}"))
         return ChangeImpact(freed_gpus=any(ended))
 
     def reserve_for_job(self, job: ServiceKey, use: PodUse) -> None:
@@ -197,6 +219,26 @@ class Store:
         """Return the runtime pods whose owner is exactly this service, existing or deleted."""
         return self.pods.owned_by(uid)
 
+    def live_pods(self, uid: str) -> tuple[RuntimePod, ...]:
+        """Return the pods of an existing service that hold a GPU or wait for one."""
+        service = self.services.get(uid)
+        if service is None:
+            return ()
+        namespace = service.key.namespace  # a pod of another one only names it as its owner
+        pods = self.pods.owned_by(uid)
+        return tuple(pod for pod in pods if pod.namespace == namespace and not pod.ended)
+
+    def planned_classes(self, key: ServiceKey) -> list[str]:
+        """Return the GPU class of each pod of a service that is about to be created."""
+        return [gpu_class for owner, gpu_class in self._planned.values() if owner == key]
+
+    def class_costs(self) -> Mapping[str, Decimal]:
+        """Return the cost per hour of each GPU class that has one."""
+        if self._class_costs is None:
+            costs = {profile.name: profile.cost_per_hour for profile in self.profiles()}
+            self._class_costs = {name: cost for name, cost in costs.items() if cost is not None}
+        return self._class_costs
+
     def _known_version(self, kind: Kind, uid: str) -> int | None:
         """Return the known version of an object of the numerous kinds."""
         match kind:
@@ -221,6 +263,8 @@ class Store:
             if name.startswith(f"{names.GROUP}/")
         }
         metadata_kept = {**identity, "generation": generation, "annotations": annotations}
+        labels = metadata.strings("labels")
+        tenants = Fields(body.get("spec"), "spec", []).texts("tenants")
         service = ServiceBody(
             key=key,
             generation=generation,
@@ -233,6 +277,7 @@ class Store:
         if not self.services.put(uid, version, service):
             return ChangeImpact()
         self._service_uids[key] = uid
+        self.tenants.put_service(uid, key, labels, tenants)
         new_spec = None if known and known.generation == generation else uid
         others = self._update_reserve_sharing(uid, known, service)
         avatars = self.avatar_index.name(uid, key, body.get("spec"))
@@ -250,6 +295,7 @@ class Store:
         service = self.services.drop(uid)
         if service is None:
             return ChangeImpact()
+        self.tenants.drop_service(uid)
         if self._service_uids.get(service.key) == uid:
             del self._service_uids[service.key]
         others = self.reserve_groups.put(uid, service.key.namespace, None)
@@ -285,7 +331,7 @@ class Store:
         self._profile_bodies.put(uid, version, profile_body)
         changed = self._profiles.put(uid, version, profile)
         if changed:
-            self._profile_list = None
+            self._profile_list = self._class_costs = None
         return ChangeImpact(all_services=changed, fault=fault if changed else "")
 
     def _observe_node(self, uid: str, version: int, body: Mapping[str, object]) -> ChangeImpact:
@@ -318,7 +364,9 @@ class Store:
     def _observe_pod(
         self, metadata: Fields, uid: str, version: int, body: Mapping[str, object]
     ) -> ChangeImpact:
-        self._gpu_usage.release(f"{metadata.text('namespace')}/{metadata.text('name')}")
+        name = f"{metadata.text('namespace')}/{metadata.text('name')}"
+        self._planned.pop(name, None)
+        self._gpu_usage.release(name)
         created_at = parse_seconds(metadata.text("creationTimestamp")) or 0.0
         freed = self._gpu_usage.put(uid, version, parse_use(body), created_at)
         gateway = parse_pod(body, self._namespace)

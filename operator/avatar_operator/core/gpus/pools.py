@@ -81,6 +81,10 @@ def _pool(
         nothing = ClassStock(name, 0, 0, 0, ())
         return Pool(name, batch_size.NoBatch(f"there is no GPUProfile {name}"), nothing, None)
     stock = inventory.stocks[name]
+    if not service.placement.allows(name):
+        tenant = service.placement.tenant
+        rule = batch_size.NoBatch(f"spec.access.gpuClasses of AvatarTenant {tenant} lacks it")
+        return Pool(name, rule, stock, None, profile.cost_per_hour)
     variant, namespace = service.model.variant, service.key.namespace
     curve = profile.curve(variant, namespace)
     if curve is None:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from avatar_operator.core.resources.node import Node
-    from avatar_operator.core.resources.placement import Placement
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
@@ -69,7 +68,7 @@ def _is_outdated(service: Service, pod: RuntimePod, node: Node | None, spec_hash
     """Return whether another pod should replace this one."""
     return (
         pod.spec_hash != spec_hash
-        or not _allows(service.placement, pod.gpu_class)
+        or not service.placement.allows(pod.gpu_class)
         or pod.drain_asked
         or _is_cordoned(node)
     )
@@ -77,10 +76,6 @@ def _is_outdated(service: Service, pod: RuntimePod, node: Node | None, spec_hash
 
 def _is_cordoned(node: Node | None) -> bool:
     return node is not None and node.unschedulable
-
-
-def _allows(placement: Placement, gpu_class: str) -> bool:
-    return not placement.gpu_classes or gpu_class in placement.gpu_classes
 
 
 def removal_cost(pod: RuntimePod, states: Mapping[str, PodState]) -> tuple[bool, bool, bool, float]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.planning.image_check import PendingImage
+    from avatar_operator.core.planning.quotas import TenantTerms
     from avatar_operator.core.planning.sharing.shares import Share
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.image_check import ImageCheck
@@ -84,6 +85,8 @@ class Observed:
     """Why the state of a pod is unknown, by UID, for each pod that should send one."""
     share: Share | None = None
     """The GPUs that the service may use; None if no shortage concerns it."""
+    tenant: TenantTerms | None = None
+    """The terms of the tenant that the service belongs to; None if it belongs to none."""
     needs: Needs | None = None
     """What the service needs of Avatar resources; None if it names none."""
 
@@ -116,6 +119,10 @@ class Plan:
     """Pods that no node accepts for another reason than its GPUs."""
     share: Share | None = None
     """The share that limits the plan; None if no shortage concerns the service."""
+    tenant: TenantTerms | None = None
+    """As observed."""
+    over_quota: int = 0
+    """Pods that the quota of the tenant did not allow to create."""
     needs: Needs | None = None
     """As observed."""
     pending_image: PendingImage | None = None

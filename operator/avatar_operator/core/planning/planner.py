@@ -36,6 +36,7 @@ from avatar_operator.core.planning import (
     attempts,
     failures,
     image_check,
+    quotas,
     rollout,
     scale_down,
     scale_up,
@@ -151,7 +152,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
 
     `now` is in seconds since 1970, like the times in the pods.
     """
-    service = fair_limits.restrict(service, observed.share)
+    service = quotas.restrict(fair_limits.restrict(service, observed.share), observed.tenant)
     stock = take_stock(service, observed, options, now)
     size = decide_size(service, observed, stock, now)
     added = add_pods(service, observed, options, stock, size, now)
@@ -183,6 +184,8 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         closed=added.new.closed,
         unfit=attempts.count_unfit(stock.fleet, stock.pools),
         share=observed.share,
+        tenant=observed.tenant,
+        over_quota=added.new.over_quota,
         needs=observed.needs,
         pending_image=removed.pending_image,
     )
@@ -201,7 +204,9 @@ def take_stock(service: Service, observed: Observed, options: Options, now: floa
     fleet = sort_fleet(service, observed.pods, hosts, spec_hash)
     claimable: tuple[shared_reserve.ClaimablePod, ...] = ()
     # A service does not adopt pods for a rollout: its outdated pods still serve.
-    if observed.shared is not None and not (service.paused or fleet.outdated):
+    counts = observed.tenant is None or observed.tenant.share is None
+    may_adopt = counts or (observed.tenant is not None and observed.tenant.owns_reserve)
+    if observed.shared is not None and may_adopt and not (service.paused or fleet.outdated):
         usable = {node.name for node in hosts if node.ready and not node.unschedulable}
         claimable = shared_reserve.claimable_pods(
             observed.shared, pools, service.placement, spec_hash, usable
@@ -226,12 +231,16 @@ def decide_size(service: Service, observed: Observed, stock: Stock, now: float) 
             share=shared_reserve.share(observed.shared, service),
             claimable=shared_reserve.count_by_class(stock.claimable),
         )
-    fleet = stock.fleet
+    fleet, adoptable = stock.fleet, len({each.pod.uid for each in stock.claimable})
+    if context is not None:
+        context = replace(context, tenant=quotas.bound(observed.tenant, adoptable))
     collected = inputs.collect(
         service, fleet.live, fleet.leaving, stock.pools, observed.states, context, now
     )
     if collected is None:
-        return Size(service.desired_replicas, 0, None)
+        wanted, live = service.desired_replicas, len(fleet.live)
+        wanted = quotas.limit_fixed(wanted, live, stock.pools, observed.tenant, adoptable)
+        return Size(wanted, 0, None)
     result = inputs.decide(collected)
     return Size(result.decision.pods, result.decision.reserve, result)
 
@@ -254,6 +263,8 @@ def add_pods(
     if count and not wait_s:
         adopted = stock.claimable[:count]
         count -= len(adopted)
+        over_quota = count - quotas.permit(observed.tenant, count)
+        count -= over_quota
         allowed = attempts.allow(
             fleet,
             spec_hash,
@@ -266,6 +277,7 @@ def add_pods(
             others_wait=observed.others_wait,
         )
         new = scale_up.place(service, fleet, stock.pools, adopted, count, spec_hash, allowed)
+        new = quotas.within_cost(new._replace(over_quota=over_quota), observed.tenant)
         wait_s = allowed.wait_s if new.held else None
     used = {pod.name for pod in observed.pods} | set(observed.names_elsewhere)
     creates = scale_up.creations(service, fleet, new, spec_hash, used)
@@ -297,7 +309,7 @@ def remove_pods(
         size.desired,
         pools,
         states,
-        blocked=added.new.missing > 0,
+        blocked=added.new.missing > 0 or added.new.over_quota > 0,
         silent=observed.silent,
         image_proven=image_check.is_proven(service, check, image, fleet, checks),
     )

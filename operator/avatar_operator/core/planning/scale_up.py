@@ -43,6 +43,8 @@ class NewPods(NamedTuple):
     """Pods that would not use a GPU yet, because the spec failed or is not proven."""
     closed: frozenset[str] = frozenset()
     """Classes that are not tried now, because they rejected a pod of the spec."""
+    over_quota: int = 0
+    """Pods that the quota of the tenant does not allow."""
 
 
 def count_missing(

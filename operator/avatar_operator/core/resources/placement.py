@@ -52,6 +52,16 @@ class Placement:
     when_full: WhenFull = WhenFull.FALL_THROUGH
     node_selector: tuple[tuple[str, str], ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    tenant: str = ""
+    """The AvatarTenant that the service belongs to, if it limits the GPU classes."""
+    tenant_classes: tuple[str, ...] = ()
+    """The GPU classes that the tenant may use."""
+
+    def allows(self, gpu_class: str) -> bool:
+        """Return whether pods may run on a GPU class."""
+        if self.tenant and gpu_class not in self.tenant_classes:
+            return False
+        return not self.gpu_classes or gpu_class in self.gpu_classes
 
 
 def parse_placement(fields: Fields) -> Placement:

@@ -145,6 +145,8 @@ class Service:
     """What is wrong with the annotations; the faults change nothing else."""
     disclosure: str = ""
     """Visible label of videos; empty: none."""
+    tenants: tuple[str, ...] = ()
+    """Names of the AvatarTenants that may use it; empty: all that have access."""
     upstream: Upstream | None = None
     """Source of the speech; None: the client sends it (mode drive)."""
 
@@ -203,6 +205,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
         template=parse_template(spec.child("template")),
         disclosure=parse_disclosure(spec),
         upstream=upstream_fields.parse(spec.child("upstream"), in_pod=False),
+        tenants=spec.texts("tenants", pattern=DNS_LABEL, limit=DNS_LABEL_LIMIT, unique=True),
         weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
         created=identity.created,
         paused=annotation_rules.flag(annotations, names.ANNOTATION_PAUSED),

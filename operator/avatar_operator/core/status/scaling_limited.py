@@ -21,16 +21,52 @@ def find(service: Service, plan: planner.Plan) -> tuple[Finding, ...]:
     """Return which limit the number of pods has reached; nothing if the number is fixed."""
     decision = plan.decision
     if decision is None or service.autoscaling is None:
-        return ()
+        return _fixed(service, plan)
     if decision.limit is None:
         message = "the wanted number of pods is within all limits"
         return (Finding(Condition.SCALING_LIMITED, False, Reason.WITHIN_BOUNDS, message),)
     has = len(plan.fleet.live)
     if decision.limit is Limit.RATE:
         has = plan.desired
-    message = f"wants {text.count(decision.figures.wanted, 'pod')}, has {has}; "
+    wanted = decision.figures.wanted
+    if plan.scaling is not None:
+        wanted = max(wanted, plan.scaling.effective.policy.min_replicas)
+    verb = "has"
+    if decision.limit is Limit.TENANT_QUOTA:
+        verb, has = "may have", plan.desired
+    message = f"wants {text.count(wanted, 'pod')}, {verb} {has}; "
     message += _limit(decision.limit, service, service.autoscaling, plan)
     return (Finding(Condition.SCALING_LIMITED, True, Reason(decision.limit.value), message),)
+
+
+def _fixed(service: Service, plan: planner.Plan) -> tuple[Finding, ...]:
+    """Return whether the quota of the tenant limits a fixed number of pods; nothing else does."""
+    wanted = service.desired_replicas
+    if plan.tenant is None or plan.desired >= wanted:
+        return ()
+    message = f"wants {text.count(wanted, 'pod')}, may have {plan.desired}; {describe_quota(plan)}"
+    return (Finding(Condition.SCALING_LIMITED, True, Reason.TENANT_QUOTA, message),)
+
+
+def describe_quota(plan: planner.Plan) -> str:
+    """Return what the tenant of a service may use, and what it uses already."""
+    assert plan.tenant is not None
+    assert plan.tenant.share is not None
+    name, share = plan.tenant.name, plan.tenant.share
+    parts = []
+    if share.quota.gpus is not None:
+        may = text.count(share.quota.gpus, "GPU")
+        uses = f"its other services use {share.others}" if share.others else "no other service"
+        uses += "" if share.others else " of it uses any"
+        parts.append(f"AvatarTenant {name} may use {may}, {uses}")
+    if share.quota.cost_per_hour is not None:
+        may = f"AvatarTenant {name} may spend {share.quota.cost_per_hour} per hour"
+        more = "".join(
+            f", one more on {pool.gpu_class} costs {pool.cost_per_hour}"
+            for pool in [p for p in plan.pools if p.can_serve and p.cost_per_hour is not None][:1]
+        )
+        parts.append(f"{may}, its pods cost {share.cost}{more}")
+    return "; ".join(parts)
 
 
 def _limit(limit: Limit, service: Service, policy: Autoscaling, plan: planner.Plan) -> str:
@@ -51,6 +87,8 @@ def _limit(limit: Limit, service: Service, policy: Autoscaling, plan: planner.Pl
             assert policy.rate is not None
             rate = policy.rate
             return f"the rate limit allows {rate.up_pods} more per {rate.period_s} s"
+        case Limit.TENANT_QUOTA:
+            return describe_quota(plan)
         case Limit.FREE_GPUS:
             stocks = gpu_available.describe_stocks(plan)
             return f"the cluster has {stocks}{gpu_available.describe_holders(service, plan)}"

@@ -6,6 +6,7 @@ import { subprotocols } from "./credentials.js";
 import { SessionError } from "./errors.js";
 import { MessageLog } from "./message-log.js";
 import { pause } from "./pacing.js";
+import { Position } from "./position.js";
 
 /** @typedef {{type: string, event_id?: string, [field: string]: unknown}} ClientEvent */
 /** @typedef {{type: string, seq?: number, [field: string]: any}} ServerEvent */
@@ -61,6 +62,7 @@ export class Connection {
     this.log = new MessageLog();
     this.reader = new MessageReader();
     this.writer = new SoundWriter();
+    this.position = new Position();
     this.lastSeq = 0;
     this.sessionId = "";
     /** @type {{token: string, ttl_ms: number} | null} */
@@ -140,7 +142,8 @@ export class Connection {
     socket.onopen = () => {
       if (!resumes || !this.resume) return;
       const { token } = this.resume;
-      socket.send(JSON.stringify({ type: "session.resume", token, last_seq: this.lastSeq }));
+      const received = this.position.describe(this.log.sent);
+      socket.send(JSON.stringify({ type: "session.resume", token, last_seq: this.lastSeq, received }));
     };
     socket.onmessage = ({ data }) => { if (socket === this.socket) this.#receive(data); };
     await new Promise((resolve) => {
@@ -177,6 +180,7 @@ export class Connection {
       if (event.seq <= this.lastSeq) return; // sent again, and received before
       this.lastSeq = event.seq;
     }
+    this.position.receive(event);
     this.writer.receive(event);
     if (event.type === "session.queued") {
       this.#enter("queued", { position: event.position, etaMs: event.eta_ms });
@@ -192,6 +196,8 @@ export class Connection {
       this.resume = event.resume;
       this.#isResumed = true;
       this.#goOn(event.input_messages);
+    } else if (event.type === "session.migrate" && event.session_id) {
+      this.sessionId = event.session_id; // the pod of the former id is lost
     }
     const bytes = typeof message === "string" ? message.length : message.byteLength;
     if (!this.quiet.has((event.error ?? event.warning)?.event_id)) this.on.onEvent(event, bytes);

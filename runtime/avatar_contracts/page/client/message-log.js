@@ -27,6 +27,11 @@ export class MessageLog {
     }
   }
 
+  /** How many messages were sent in all. */
+  get sent() {
+    return this.first + this.messages.length;
+  }
+
   /**
    * Returns the messages from a number on, or null if some of them are forgotten.
    * @param {number} number From 0.

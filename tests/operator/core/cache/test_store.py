@@ -311,6 +311,8 @@ def test_a_late_event_does_not_restore_a_deleted_object(make: Make, kind: Kind) 
         Kind.PODS: make.pod_body(),
         Kind.AVATARS: make.avatar_body(),
         Kind.JOBS: make.job_body(),
+        Kind.TENANTS: make.tenant_body(),
+        Kind.NAMESPACES: make.namespace_body("acme", team="a"),
     }[kind]
     uid = body["metadata"]["uid"]
     store.observe(kind, body)

@@ -8,6 +8,7 @@ import pytest
 
 from avatar_operator.core.resources.gpu_profile import parse_profile
 from avatar_operator.core.resources.service import parse_service
+from avatar_operator.core.resources.tenant import parse_tenant
 from avatar_operator.errors import InvalidResource
 from avatar_operator.kube import crds
 
@@ -40,14 +41,16 @@ def specs(definition: dict[str, Any]) -> list[tuple[Path, int, int]]:
     return list(numbers(schema["properties"]["spec"], ("spec",)))
 
 
-AVATARS, SERVICES, PROFILES = map(specs, crds.bundled())
-CASES = [(parse_service, *case) for case in SERVICES] + [
+AVATARS, SERVICES, TENANTS, PROFILES = map(specs, crds.bundled())
+CASES: list[tuple[Any, Path, int, int]] = [(parse_service, *case) for case in SERVICES] + [
     (parse_profile, *case) for case in PROFILES
 ]
+# The gateway alone reads the issuers of tokens.
+CASES += [(parse_tenant, *case) for case in TENANTS if case[0][1] != "jwt"]
 
 
-def test_the_numbers_of_both_kinds_are_found() -> None:
-    assert (len(SERVICES), len(PROFILES)) == (34, 4)
+def test_the_numbers_of_all_kinds_are_found() -> None:
+    assert (len(SERVICES), len(PROFILES), len(TENANTS)) == (34, 4, 8)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SERVICES: dict[str, Any]
 PROFILES: dict[str, Any]
-_, SERVICES, PROFILES = crds.bundled()
+_, SERVICES, _, PROFILES = crds.bundled()
 
 
 def fields(definition: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.gpus.pools import eligible, total_cost
+from avatar_operator.core.planning import quotas
 from avatar_operator.core.planning.attempts import is_unfit
 from avatar_operator.core.planning.fleet import removal_cost
+from avatar_operator.core.planning.sharing.fair_share import Group
 from avatar_operator.core.planning.sharing.gpu_cells import Demand, is_removable
 from avatar_operator.core.resources.placement import Placement, WhenFull
 
@@ -102,6 +104,7 @@ def demand(service: Service, plan: Plan, now: float) -> Demand:
     if policy is not None and policy.max_cost_per_hour is not None:
         unpriced = {pool.gpu_class for pool in plan.pools if pool.cost_per_hour is None}
         classes = tuple(each for each in classes if each not in unpriced)
+    tenant = plan.tenant
     has = len(plan.fleet.live) - plan.unfit
     if service.placement.when_full is WhenFull.CREATE_PENDING:
         has = sum(1 for pod in plan.fleet.live if pod.node)
@@ -119,6 +122,7 @@ def demand(service: Service, plan: Plan, now: float) -> Demand:
             tolerations=service.placement.tolerations,
         ),
         keeps_all=keeps_all(service),
+        group=None if tenant is None else Group(tenant.name, tenant.weight, tenant.priority),
     )
 
 
@@ -171,6 +175,7 @@ def _wanted(service: Service, plan: Plan, now: float) -> int:
         return wanted
     policy = plan.scaling.effective.policy
     bounds = [plan.scaling.decision.figures.wanted, policy.max_replicas]
+    bounds.append(quotas.most_wanted(plan.tenant, live, plan.pools))
     if policy.max_cost_per_hour is not None:
         bounds.append(live + _affordable(plan, policy.max_cost_per_hour))
     return max(wanted, min(bounds))

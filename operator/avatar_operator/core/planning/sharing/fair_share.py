@@ -4,9 +4,13 @@ GPUs are counted in cells: a cell is a set of GPUs that are equal for every serv
 filled one GPU at a time:
 
 1. Pods that must stay keep their GPUs.
-2. Every service gets its minimum. Services of a higher priority come first.
-3. Each further GPU goes to the service with the fewest GPUs for its weight. The result is weighted
-   max-min fair: no share can grow without reducing one that is as small or smaller.
+2. Every service gets its minimum. Services of tenants with a higher priority come first, then
+   services of a higher priority.
+3. Further GPUs go to tenants of a higher priority first. Among equal ones, each GPU goes to the
+   group with the fewest GPUs for its weight, and in the group to the service with the fewest for
+   its weight. A group is the services that belong to one tenant; a service that belongs to none is
+   a group of its own. The result is weighted max-min fair between the groups, and between the
+   services of each group: no share can grow without reducing one that is as small or smaller.
 
 A service that cannot use any free cell may still get a GPU: another service moves to a different
 cell. The search for such moves is a shortest augmenting path of a minimum-cost flow, in which a GPU
@@ -17,6 +21,7 @@ few pods as possible, and a cluster in which every service holds its share does 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from avatar_operator.core.resources.service import ServiceKey
+
+
+class Group(NamedTuple):
+    """A tenant whose services share GPUs as one."""
+
+    name: str
+    weight: int = 1
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +53,51 @@ class Claim:
     priority: int = 0
     created: str = ""
     """Creation time in RFC 3339; of equal services, the older one comes first."""
+    group: Group | None = None
+    """The tenant that it belongs to; None: it is a group of its own."""
     held: Mapping[int, int] = field(default_factory=dict)
     """Its pods, by cell."""
     locked: Mapping[int, int] = field(default_factory=dict)
     """Those of `held` that must stay, because they may have sessions."""
 
-    def turn(self, gpus: int) -> _Turn:
-        """Return when the service gets one more GPU if it has `gpus`; the lowest comes first."""
+    def turn(self, gpus: int, of_group: int = 0) -> _Turn:
+        """Return when the service gets one more GPU if it has `gpus`; the lowest comes first.
+
+        `of_group` are the GPUs of all services of its group.
+        """
         beyond = gpus >= self.minimum
         rank = 0 if beyond else -self.priority
-        return _Turn(beyond, rank, gpus / self.weight, self.weight, self.created, self.key)
+        filled = gpus / self.weight
+        if self.group is None:
+            group = _GroupTurn(0, filled, self.weight)
+        else:
+            tenant = self.group
+            group = _GroupTurn(-tenant.priority, of_group / tenant.weight, tenant.weight)
+        return _Turn(
+            beyond,
+            group.rank,
+            rank,
+            group.filled,
+            group.weight,
+            filled,
+            self.weight,
+            self.created,
+            self.key,
+        )
+
+
+class _GroupTurn(NamedTuple):
+    rank: int
+    filled: float
+    weight: int
 
 
 class _Turn(NamedTuple):
     beyond_minimum: bool
+    group_rank: int
     rank: int
+    group_filled: float
+    group_weight: int
     filled: float
     """GPUs for each unit of weight."""
     weight: int
@@ -73,24 +116,51 @@ def share_out(claims: Sequence[Claim], capacity: Sequence[int]) -> list[Share]:
     The capacity includes the GPUs that the claims hold.
     """
     filling = _Filling(claims, capacity)
+    totals = [sum(claim.locked.values()) for claim in claims]
+    groups = GroupTotals(claims, totals)
     turns = [
-        (claim.turn(total), index)
+        (claim.turn(totals[index], groups.of(claim)), index)
         for index, claim in enumerate(claims)
-        if (total := sum(claim.locked.values())) < claim.wanted
+        if totals[index] < claim.wanted
     ]
     heapq.heapify(turns)
     while turns:
-        _, index = turns[0]
+        turn, index = turns[0]
         claim = claims[index]
+        current = claim.turn(totals[index], groups.of(claim))
+        if current > turn:  # its group got a GPU meanwhile: turns only become later
+            heapq.heapreplace(turns, (current, index))
+            continue
         if not filling.add(index):
             heapq.heappop(turns)  # it cannot get more later either
             continue
-        total = sum(filling.shares[index].values())
-        if total < claim.wanted:
-            heapq.heapreplace(turns, (claim.turn(total), index))
+        totals[index] += 1
+        groups.add(claim, 1)
+        if totals[index] < claim.wanted:
+            turn = claim.turn(totals[index], groups.of(claim))
+            heapq.heapreplace(turns, (turn, index))
         else:
             heapq.heappop(turns)
     return filling.shares
+
+
+class GroupTotals:
+    """The GPUs of each group."""
+
+    def __init__(self, claims: Sequence[Claim], totals: Sequence[int]) -> None:
+        """`totals` are the GPUs of each claim."""
+        self._totals: Counter[Group] = Counter()
+        for claim, total in zip(claims, totals, strict=True):
+            self.add(claim, total)
+
+    def of(self, claim: Claim) -> int:
+        """Return the GPUs of the group of a claim; 0 if it has none."""
+        return 0 if claim.group is None else self._totals[claim.group]
+
+    def add(self, claim: Claim, gpus: int) -> None:
+        """Count more GPUs for the group of a claim."""
+        if claim.group is not None:
+            self._totals[claim.group] += gpus
 
 
 class _Filling:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from avatar_operator.core.gpus.inventory import NodeClassCache
+    from avatar_operator.core.planning.sharing.fair_share import Group
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
     from avatar_operator.core.resources.placement import Placement
@@ -44,6 +45,8 @@ class Demand:
     """Which nodes it accepts; the other fields have their defaults."""
     keeps_all: bool = False
     """Whether annotations forbid to remove pods."""
+    group: Group | None = None
+    """The tenant that the service belongs to; None if it belongs to none."""
 
     @property
     def lacks(self) -> bool:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.planning.sharing.fair_share import Claim, share_out
+from avatar_operator.core.planning.sharing.fair_share import Claim, GroupTotals, share_out
 from avatar_operator.core.planning.sharing.gpu_cells import (
     Cells,
     Demand,
@@ -103,6 +103,7 @@ def collect(
             weight=demand.weight,
             priority=observed.priorities.get(demand.priority_class or "", 0),
             created=demand.created,
+            group=demand.group,
             held=cells.held[uid],
             locked=cells.held[uid] if demand.keeps_all else cells.locked[uid],
         )
@@ -264,11 +265,17 @@ class _Outcome:
     def _givers(self, cell: int, needed: int) -> list[int]:
         """Return who gives a GPU of a cell back, each as often as it gives one."""
         offers = []
+        totals = [sum(claim.held.values()) for claim in self._claims]
+        groups = GroupTotals(self._claims, totals)
         for index, (claim, share) in enumerate(zip(self._claims, self._shares, strict=True)):
-            total = sum(claim.held.values())
+            total, group = totals[index], groups.of(claim)
             surplus = claim.held.get(cell, 0) - share.get(cell, 0)
             offers += [
-                (total - given > claim.wanted, claim.turn(total - 1 - given), index)
+                (
+                    total - given > claim.wanted,
+                    claim.turn(total - 1 - given, group - 1 - given),
+                    index,
+                )
                 for given in range(surplus)
             ]
         return [index for *_, index in heapq.nlargest(needed, offers)]

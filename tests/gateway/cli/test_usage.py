@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from avatar_gateway import usage_command
 from avatar_gateway.__main__ import main
+from avatar_gateway.cli import usage as command
 from avatar_gateway.core import usage
 from avatar_gateway.core.usage import Account, Record
 from avatar_gateway.shared import usage_log
@@ -54,21 +54,21 @@ def test_logs_count_each_key_once(
     logs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "profiles").write_text(PROFILES)
-    command = ["usage", "--since", "1970-01-01", "--log", *logs]
-    command += ["--profiles", str(tmp_path / "profiles")]
-    assert main([*command, "-o", "json"]) == 0
+    arguments = ["usage", "--since", "1970-01-01", "--log", *logs]
+    arguments += ["--profiles", str(tmp_path / "profiles")]
+    assert main([*arguments, "-o", "json"]) == 0
     printed = capsys.readouterr()
     assert "1 lines left out: not JSON" in printed.err
     platform, acme = json.loads(printed.out)
     assert (platform["tenant"], platform["sessions"], platform["cost"]) == ("-", 2, None)
     assert (acme["session_seconds"], acme["gpu_seconds"], acme["cost"]) == (7200, 3600, "0.5000")
 
-    assert main([*command, "-o", "csv", "--tenant", "acme"]) == 0
+    assert main([*arguments, "-o", "csv", "--tenant", "acme"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert tuple(row) == usage_command.COLUMNS
+    assert tuple(row) == command.COLUMNS
     assert row["frames"] == "9"
 
-    assert main(command) == 0
+    assert main(arguments) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert last.split()[:3] == ["total", "3", "7200"]
     assert last.split()[-1] == "0.5000"
@@ -124,12 +124,12 @@ def test_the_shared_state_is_read(
     ids=range(4),
 )
 def test_wrong_profiles_are_named(profiles: str, message: str) -> None:
-    with pytest.raises(usage_command.UsageError, match=message):
-        usage_command.parse_prices(profiles)
+    with pytest.raises(command.UsageError, match=message):
+        command.parse_prices(profiles)
 
 
 def test_prices_are_exact() -> None:
-    assert usage_command.parse_prices(PROFILES) == {"a": Decimal("0.50")}
+    assert command.parse_prices(PROFILES) == {"a": Decimal("0.50")}
 
 
 def test_without_a_source_the_command_says_what_to_set(
@@ -145,5 +145,5 @@ def test_without_a_source_the_command_says_what_to_set(
 
 def test_a_cell_is_no_formula() -> None:
     totals = {Account("=1+1", "ns/s", "a"): usage.NONE}
-    text = usage_command.render(usage_command.rows(totals, {}), "csv")
+    text = command.render(command.rows(totals, {}), "csv")
     assert "'=1+1" in text

@@ -63,7 +63,7 @@ class UsageError(Exception):
     """The command cannot do what was asked."""
 
 
-def add_arguments(commands: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command to a parser's subparsers."""
     parser = commands.add_parser(
         "usage",

@@ -1,0 +1,1 @@
+"""The offline and administrative commands of the gateway."""
