@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_gateway.core.tenant_objects import (
-    Access,
     Issuer,
     OnRevocation,
     is_safe_url,
     parse_tenant,
 )
 from avatar_gateway.core.tenants import AtMonthlyLimit, TenantLimits
+
+if TYPE_CHECKING:
+    from avatar_contracts.tenant_access import Access
 
 JWT = {"issuer": "https://issuer.example", "audiences": ["avatar"]}
 
