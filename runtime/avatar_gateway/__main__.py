@@ -196,9 +196,17 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             leases,
             meter,
             lambda service: shared_queue(state, service, name),
+            chosen.direct_url,
         )
         admin = Admin(
-            chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready, leases
+            chosen,
+            registry,
+            tenants,
+            sessions,
+            metrics,
+            lambda: gateway.is_ready,
+            leases,
+            gateway.tenant_waiting,
         )
         revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))

@@ -432,6 +432,7 @@ async def serving_gateway(
     trusted_proxies: Sequence[IPNetwork] = (),
     leases: Leases | None = None,
     meter: Meter | None = None,
+    direct_url: str = "",
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -467,9 +468,17 @@ async def serving_gateway(
             audit_log,
             leases,
             meter,
+            direct_url=direct_url,
         )
         admin = Admin(
-            chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready, leases
+            chosen,
+            registry,
+            setup.tenants,
+            sessions,
+            metrics,
+            lambda: app.is_ready,
+            leases,
+            app.tenant_waiting,
         )
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(

@@ -91,7 +91,7 @@ class Placer:
     ) -> None:
         """`read_keys` returns the gateway keys, the current one first."""
         self._registry = registry
-        self._read_keys = read_keys
+        self.read_keys = read_keys
         self._budget = budget
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
@@ -131,6 +131,21 @@ class Placer:
         if isinstance(ranked, routing.Shortage):
             raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
         return ranked
+
+    def reserve(self, request: SessionRequest, seconds: float) -> Pod:
+        """Reserve a slot for a caller that connects to the pod itself, and return the pod.
+
+        The slot is held for the time, or until the pod is gone.
+
+        Raises:
+            Rejection: no pod that the tenant may use has room.
+        """
+        key = self.check_room(request)[0]
+        placement = self._registry.add_placement(key)
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, self._registry.release, placement)
+        self._recent.add(request.model, request.avatar, key)
+        return self._registry.pods[key]
 
     def has_room(self, request: SessionRequest) -> bool:
         """Return whether some pod may accept a session now."""
@@ -181,7 +196,7 @@ class Placer:
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
     async def _fetch(self, pod: Pod, path: str, caller: str | None) -> Fetched:
-        headers = _proofs(pod, caller, self._read_keys())
+        headers = _proofs(pod, caller, self.read_keys())
         address = f"http://{_host(pod)}:{pod.sessions_port}{path}"
         async with self._http.get(address, headers=headers, allow_redirects=False) as response:
             if response.content_type not in _MEDIA_TYPES:
@@ -267,7 +282,7 @@ class Placer:
                     request.path,
                     _query(request, pod),
                     {
-                        **_headers(headers, request, pod, self._read_keys()),
+                        **_headers(headers, request, pod, self.read_keys()),
                         labels.CONNECTION_HEADER: connection,
                     },
                     subprotocols,
@@ -311,10 +326,13 @@ def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
 def _headers(
     forwarded: Mapping[str, str], request: SessionRequest, pod: Pod, keys: Sequence[str]
 ) -> Mapping[str, str]:
-    """Add what proves the gateway, and the requested service if the pod has another one."""
+    """Add what proves the gateway, the limit of the tenant, and a service of another name."""
     headers = {**forwarded, **_proofs(pod, request.caller, keys)}
     if pod.original_service != request.model:
         headers[labels.SERVICE_HEADER] = request.model
+    tenant = request.principal.tenant
+    if tenant is not None and tenant.limits.session_s is not None:
+        headers[labels.MAX_DURATION_HEADER] = str(tenant.limits.session_s)
     return headers
 
 

@@ -50,6 +50,8 @@ BENCHES: Final = (
         is_long=True,
     ),
     Bench("placement", "localcluster.bench.placement", what="placements of two gateways a second"),
+    Bench("quota", "localcluster.bench.quota", what="limits of tenants over three gateways"),
+    Bench("usage", "localcluster.bench.usage", what="totals of usage while gateways are killed"),
     Bench("failover", "localcluster.bench.failover", what="100 killed leaders, 10 clean stops"),
     Bench(
         "engine",
