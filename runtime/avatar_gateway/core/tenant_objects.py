@@ -193,8 +193,8 @@ def _issuer(fields: Fields) -> Issuer:
     )
 
 
-def is_safe_url(url: str) -> bool:
-    """Return whether keys may be fetched from a URL: https, or http of this machine."""
+def is_safe_url(url: str, *, loopback: bool = True) -> bool:
+    """Return whether keys may be fetched from a URL: https, or with `loopback` of this machine."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -203,6 +203,8 @@ def is_safe_url(url: str) -> bool:
     if not host or parts.username is not None or parts.fragment:
         return False
     is_local = host in ("localhost", "127.0.0.1", "::1")
+    if is_local and not loopback:
+        return False
     return parts.scheme == "https" or (parts.scheme == "http" and is_local)
 
 

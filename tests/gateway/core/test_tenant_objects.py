@@ -145,3 +145,12 @@ def test_access_needs_the_namespace_and_the_labels() -> None:
     assert access.permits("other", {"team": "acme"}, gold)
     assert not access.permits("other", {"team": "globex"}, gold)
     assert not access.permits("named", {}, {})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9090/keys", "https://localhost/keys", "https://[::1]/keys"]
+)
+def test_what_an_issuer_publishes_does_not_lead_to_this_machine(url: str) -> None:
+    assert is_safe_url(url)
+    assert not is_safe_url(url, loopback=False)
+    assert is_safe_url("https://issuer.example/keys", loopback=False)
