@@ -138,13 +138,26 @@ class WaitQueues:
         self._queues: dict[str, _Queue] = {}
         self._caller_ids = itertools.count()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._nobody_waits_until: dict[str, float] = {}
+        """Until when services count as without waiting callers at other gateways."""
 
-    def callers_before(self, service: str, principal: Principal) -> int:
+    async def callers_before(self, service: str, principal: Principal) -> int:
         """Return how many callers wait, if a new caller must not overtake them; otherwise 0."""
         queue = self._queues.get(service)
-        if queue is None or not queue.order.has_before(share_of(principal)):
+        if queue is not None and queue.order.has_before(share_of(principal)):
+            return len(queue.order)
+        if self._nobody_waits_until.get(service, 0.0) > _now():
             return 0
-        return len(queue.order)
+        shared = self._shared_queue(service) if queue is None else queue.shared
+        if shared is None:
+            return 0
+        try:
+            must_wait, callers = await shared.before(share_of(principal))
+        except errors.SharedStateUnavailable:
+            return 0
+        if not callers:
+            self._nobody_waits_until[service] = _now() + POLL_INTERVAL_S
+        return max(1, callers) if must_wait else 0
 
     def accepts(self, service: str, principal: Principal) -> bool:
         """Return whether one more caller of a tenant may wait."""

@@ -61,6 +61,11 @@ class SharedQueue:
         gateway, _, caller = found.rpartition("/")
         return Turn(caller if gateway == self._gateway else None, int(known))
 
+    async def before(self, share: Share) -> tuple[bool, int]:
+        """Return whether a new caller has to wait behind another one, and how many callers wait."""
+        found, callers = await self._run("before", share.tenant, share.priority)
+        return bool(found), int(callers)
+
     async def grant(self, caller: str) -> None:
         """Remove a caller that got a slot, and charge its tenant for it."""
         await self._run("grant", self._full(caller))

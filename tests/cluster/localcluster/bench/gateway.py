@@ -27,7 +27,7 @@ from localcluster.controlplane import ports, processes
 from localcluster.fakes import gateway_world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from localcluster.operator_process import OperatorProcess
 
@@ -36,12 +36,14 @@ AT_ONCE: Final = 50
 
 
 @contextlib.asynccontextmanager
-async def running_world(pods: int, services: int = 0) -> AsyncIterator[str]:
-    """Run the fakes; yield the address of their API server."""
+async def running_world(
+    pods: int, services: int = 0, objects: Mapping[str, Any] | None = None
+) -> AsyncIterator[str]:
+    """Run the fakes (see `World`); yield the address of their API server."""
     (port,) = ports.find_free(1)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "localcluster.fakes.gateway_world"),
-        *(str(pods), str(port), str(services)),
+        *(str(pods), str(port), str(services), json.dumps(objects or {})),
         preexec_fn=processes.die_with_parent,
         env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
     )
@@ -86,6 +88,7 @@ async def running_gateway(
         "AVATAR_CONTROL_MASTER": secrets.token_hex(16),
         "AVATAR_POD": name,
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{sessions}",
+        "AVATAR_GATEWAY_KEYS_NAMESPACE": gateway_world.NAMESPACE,
         "AVATAR_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS": "4096",
     }
     argv = (

@@ -13,11 +13,14 @@ import contextlib
 import hashlib
 import json
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NAMESPACE: Final = "bench"
 CAPACITY: Final = 8
@@ -41,14 +44,19 @@ def address(number: int) -> str:
 class World:
     """The objects and the connections."""
 
-    def __init__(self, pods: int, port: int, services: int = 0) -> None:
-        """Pod number N belongs to service number N modulo `services`, which is `pods` if it is 0.
+    def __init__(
+        self, pods: int, port: int, services: int = 0, objects: Mapping[str, Any] | None = None
+    ) -> None:
+        """`objects` are the other objects of the API server, by the plural of their kind.
+
+        Pod number N belongs to service number N modulo `services`, which is `pods` if it is 0.
 
         With `services`, each pod reports changes as a runtime does: at most ten lines a second.
         """
         self._port = port
         self._pods = pods
         self._services = services or pods
+        self._objects = objects or {}
         self._reports_changes = services > 0
         self._live = [0] * pods
         self._changed = [asyncio.Event() for _ in range(pods)]
@@ -71,8 +79,10 @@ class World:
                     await self._answer_api(writer, target.path, "watch=" in target.query)
                 elif target.path == labels.STATE_PATH:
                     await self._send_states(writer, number)
-                else:
+                elif target.path == "/v1/realtime":
                     await self._accept_session(reader, writer, head, number)
+                else:
+                    writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
     async def _answer_api(self, writer: asyncio.StreamWriter, path: str, is_watch: bool) -> None:
@@ -86,7 +96,7 @@ class World:
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             await asyncio.Event().wait()
         else:
-            items: list[dict[str, Any]] = []
+            items: list[dict[str, Any]] = self._objects.get(path.rpartition("/")[2], [])
             if path.endswith(f"/{labels.SERVICES}"):
                 items = [_named(number) for number in range(self._services)]
             elif path.endswith("/pods"):
@@ -194,11 +204,12 @@ def _named(number: int) -> dict[str, Any]:
     return {"metadata": {"namespace": NAMESPACE, "name": name, "uid": name, "resourceVersion": "1"}}
 
 
-async def _main(pods: int, port: int, services: int = 0) -> None:
-    world = World(pods, port, services)
+async def _main(pods: int, port: int, services: int, objects: Mapping[str, Any]) -> None:
+    world = World(pods, port, services, objects)
     server = await asyncio.start_server(world.serve, "0.0.0.0", port, backlog=2048)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*map(int, sys.argv[1:])))
+    _pods, _port, _services = map(int, sys.argv[1:4])
+    asyncio.run(_main(_pods, _port, _services, json.loads(sys.argv[4])))
