@@ -53,6 +53,7 @@ class World:
 
         With `services`, each pod reports changes as a runtime does: at most ten lines a second.
         """
+        self._forever = asyncio.Event()  # kept: a task that waits for a lost one is collected
         self._port = port
         self._pods = pods
         self._services = services or pods
@@ -94,7 +95,7 @@ class World:
             }
         elif is_watch:
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            await asyncio.Event().wait()
+            await self._forever.wait()
         else:
             items: list[dict[str, Any]] = self._objects.get(path.rpartition("/")[2], [])
             if path.endswith(f"/{labels.SERVICES}"):
