@@ -87,10 +87,10 @@ class Metrics:
             "Size of the snapshots of the sessions that this gateway carries.",
             registry=self._registry,
         )
-        self._evicted = Gauge(
-            "avatar_gateway_snapshots_evicted",
-            "Snapshots that made room for newer ones since the start: their sessions are lost if "
-            "their pods are, before the next snapshot.",
+        self._evicted = Counter(
+            "avatar_gateway_snapshots_evicted_total",
+            "Snapshots that made room for newer ones: their sessions are lost if their pods are, "
+            "before the next snapshot.",
             registry=self._registry,
         )
 
@@ -122,10 +122,13 @@ class Metrics:
 
         self.usage = UsageMetrics(self._registry)
 
-    def watch_snapshots(self, size: Callable[[], int], evicted: Callable[[], int]) -> None:
-        """Set the sources of the figures about snapshots, which are read at each scrape."""
+    def watch_snapshots(self, size: Callable[[], int]) -> None:
+        """Set the source of the size of all snapshots, which is read at each scrape."""
         self._snapshot_bytes.set_function(lambda: float(size()))
-        self._evicted.set_function(lambda: float(evicted()))
+
+    def count_evicted_snapshot(self) -> None:
+        """Count a snapshot that made room for others."""
+        self._evicted.inc()
 
     def count_recovery(self, result: str) -> None:
         """Count a session whose pod was lost; `result` is one of `RECOVERIES`."""

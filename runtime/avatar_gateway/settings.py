@@ -58,6 +58,7 @@ _KNOWN: Final = frozenset(
         "USAGE_LOG",
     }
 )
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
 """Variables that Kubernetes sets for a Service with the name avatar-gateway."""
 
@@ -210,7 +211,9 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         ),
         tenants=Tenants(
             enabled=read.boolean(f"{_PREFIX}TENANTS", default=True),
-            keys_namespace=read.text(f"{_PREFIX}KEYS_NAMESPACE", ""),
+            keys_namespace=read.parsed(
+                f"{_PREFIX}KEYS_NAMESPACE", "", _namespace, "the name of a namespace"
+            ),
         ),
         certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
         shared_state=shared_state(read),
@@ -218,6 +221,12 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
     )
     read.check(errors.SettingsError)
     return settings
+
+
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        raise ValueError(text)
+    return text
 
 
 def _direct_url(text: str) -> str:

@@ -24,18 +24,28 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 KEY = "a-key-of-some-length"
-SESSIONS = 5
-SOUND = Sound(Random(1).randbytes(24_000 * 2 * 6), 24_000)  # six seconds
-FRAMES = 150
+SESSIONS = 30
+SOUND = Sound(Random(1).randbytes(24_000 * 2 * 4), 24_000)  # four seconds
+FRAMES = 100
 
 
-async def speak(url: str, mode: Video, ready: asyncio.Semaphore, go: asyncio.Event) -> int:
-    """Speak once, and return how often the session went on after its connection had ended."""
+async def speak(
+    url: str, mode: Video, number: int, ready: asyncio.Semaphore, go: asyncio.Event
+) -> int:
+    """Speak once, and return how often the session went on after its connection had ended.
+
+    One third has all its sound at once, another one is a microphone, and the last one is silent
+    until it has moved.
+    """
     target = session.Target(url, "acme/concierge", KEY, wait_ms=20_000)
     async with session.connect(target, Options(video=mode)) as live:
         ready.release()
         await go.wait()
-        response = await live.speak(SOUND)
+        if number % 3 == 2:
+            await waiting.until(
+                lambda: asyncio.sleep(0, live.resumed), lambda times: times > 0, "moved", 60
+            )
+        response = await live.speak(SOUND, realtime=number % 3 == 1)
         assert response.status == "completed"
         assert bytes(response.pcm) == SOUND.pcm
         assert len(response.frames) + len(response.dropped) == FRAMES
@@ -52,7 +62,7 @@ async def test_the_sessions_of_a_drained_pod_go_on_on_another_one(
             environment = {
                 "AVATAR_POD": name,
                 "AVATAR_SERVICE": "acme/concierge",
-                "AVATAR_CAPACITY": "8",
+                "AVATAR_CAPACITY": "40",
                 "AVATAR_DRAIN_TIMEOUT_S": "1",
             }
             log = tmp_path / f"{name}.log"
@@ -67,10 +77,13 @@ async def test_the_sessions_of_a_drained_pod_go_on_on_another_one(
             url = f"ws://127.0.0.1:{gateway.ports[0]}"
             modes: list[Video] = ["jpeg", "h264"] * SESSIONS
             async with asyncio.TaskGroup() as group:
-                callers = [
-                    group.create_task(speak(url, mode, ready, go)) for mode in modes[:SESSIONS]
-                ]
-                for _ in callers:
+                callers = []
+                for number in range(SESSIONS):
+                    speaking = speak(url, modes[number], number, ready, go)
+                    callers.append(group.create_task(speaking))
+                    if number == 0:
+                        await ready.acquire()
+                for _ in callers[1:]:
                     await ready.acquire()
                 # The gateway fills one pod after the other.
                 full = next(each for each in runtimes if each.state()["sessions"] == SESSIONS)
@@ -81,7 +94,7 @@ async def test_the_sessions_of_a_drained_pod_go_on_on_another_one(
                     lambda: asyncio.to_thread(lambda: other.state()["sessions"]),
                     lambda sessions: sessions == SESSIONS,
                     "every session has moved",
-                    30,
+                    60,
                 )
             assert [caller.result() for caller in callers] == [1] * SESSIONS
 

@@ -117,7 +117,8 @@ class Gateway:
             metrics,
             audit_log,
         )
-        metrics.watch_snapshots(lambda: placer.snapshots.nbytes, lambda: placer.snapshots.evicted)
+        metrics.watch_snapshots(lambda: placer.snapshots.nbytes)
+        placer.snapshots.on_evicted = metrics.count_evicted_snapshot
         self.models = Models(authenticator, self._access, metrics, audit_log)
 
     def application(self) -> web.Application:
@@ -136,6 +137,10 @@ class Gateway:
             ]
         )
         return application
+
+    def tenant_waiting(self, tenant: str) -> int:
+        """Return how many callers of a tenant wait here."""
+        return self._demand.tenant_waiting(tenant)
 
     @property
     def is_ready(self) -> bool:

@@ -78,6 +78,7 @@ class Direct:
             target = asked.model
             check_limits(principal)
             await self._admit(asked)
+            await self._authenticator.count_use(principal)
             made = self._reserve(asked)
             self._audit.done(
                 "create direct session",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -154,7 +154,10 @@ class SessionMover:
         return new_id
 
     def _keep(self, session_id: str, kept: _Kept) -> None:
-        """Keep a document; those whose time is over, and then the oldest, make room."""
+        """Keep a document.
+
+        Those whose time is over make room, and then the oldest of the service that has most.
+        """
         self._forget(session_id)
         self._kept[session_id] = kept
         self._kept_bytes += len(kept.document)
@@ -163,7 +166,12 @@ class SessionMover:
             self._forget(each)
         while self._kept_bytes > _MAX_KEPT_BYTES:
             _log.error("session lost problem=no pod has taken its document, and others are kept")
-            self._forget(next(iter(self._kept)))
+            sizes: Counter[str] = Counter()
+            for other in self._kept.values():
+                sizes[other.source.service] += len(other.document)
+            ((largest, _),) = sizes.most_common(1)
+            own = (name for name, each in self._kept.items() if each.source.service == largest)
+            self._forget(next(own))
 
     def _forget(self, session_id: str) -> None:
         kept = self._kept.pop(session_id, None)

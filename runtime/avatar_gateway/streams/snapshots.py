@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from avatar_contracts import labels, tokens
-from avatar_contracts.answer_limits import MAX_DOCUMENT_BYTES
+from avatar_contracts.answer_limits import MAX_SNAPSHOT_BYTES
 from avatar_contracts.backoff import Backoff
 from avatar_contracts.rate_limit import Rate, RateLimit
 from avatar_gateway import errors
@@ -147,7 +147,7 @@ def _parse(line: bytes) -> tuple[str, str, int, float]:
     for name in ("connection", "session"):
         if not isinstance(fields.get(name), str):
             raise errors.StateError(name, fields.get(name), "a string")
-    for name, limit in (("bytes", MAX_DOCUMENT_BYTES), ("resume_s", _MAX_RESUME_S)):
+    for name, limit in (("bytes", MAX_SNAPSHOT_BYTES), ("resume_s", _MAX_RESUME_S)):
         value = fields.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
             raise errors.StateError(name, value, f"a whole number, 0 to {limit}")

@@ -13,6 +13,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.answer_limits import MAX_SNAPSHOT_BYTES
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import session_document
 from avatar_runtime.serving import session_moves
@@ -103,6 +104,8 @@ class SnapshotStream:
             body = b""
         except Exception:  # a defect costs the session its snapshots, and not the others theirs
             _log.exception("snapshot failed session=%s", live.session.id)
+            body = b""
+        if len(body) > MAX_SNAPSHOT_BYTES:
             body = b""
         watched.take(progress, len(body), now)
         was_kept, watched.is_kept = watched.is_kept, bool(body)

@@ -37,13 +37,20 @@ AT_ONCE: Final = 50
 
 @contextlib.asynccontextmanager
 async def running_world(
-    pods: int, services: int = 0, objects: Mapping[str, Any] | None = None
+    pods: int,
+    services: int = 0,
+    sessions_port: int = 0,
+    objects: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[str]:
-    """Run the fakes (see `World`); yield the address of their API server."""
+    """Run the fakes (see `World`); yield the address of their API server.
+
+    With `sessions_port`, the sessions of the pods go to another process at this port.
+    """
     (port,) = ports.find_free(1)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "localcluster.fakes.gateway_world"),
-        *(str(pods), str(port), str(services), json.dumps(objects or {})),
+        *map(str, (pods, port, services, sessions_port)),
+        json.dumps(objects or {}),
         preexec_fn=processes.die_with_parent,
         env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
     )
@@ -69,9 +76,13 @@ async def counts(url: str) -> dict[str, int]:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    folder: Path, api: str, key: str, name: str = "gateway"
+    folder: Path,
+    api: str,
+    key: str,
+    name: str = "gateway",
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[OperatorProcess]:
-    """Run a gateway; its address is `health`."""
+    """Run a gateway; its address is `health`. `settings` are further environment variables."""
     path = folder / "kubeconfig"
     context = {"cluster": "c", "user": "u"}
     path.write_text(json.dumps({
@@ -90,6 +101,7 @@ async def running_gateway(
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{sessions}",
         "AVATAR_GATEWAY_KEYS_NAMESPACE": gateway_world.NAMESPACE,
         "AVATAR_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS": "4096",
+        **(settings or {}),
     }
     argv = (
         *(sys.executable, "-m", "avatar_gateway", "serve"),

@@ -157,7 +157,9 @@ async def run(pods: int, duration_s: float, folder: Path) -> dict[str, Any]:
     key, services = secrets.token_hex(16), max(1, pods // PODS_PER_SERVICE)
     tenant_keys, objects = _tenants()
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(gateway.running_world(pods, services, objects))
+        api = await stack.enter_async_context(
+            gateway.running_world(pods, services, objects=objects)
+        )
         gateways = [
             await stack.enter_async_context(gateway.running_gateway(folder, api, key, f"g{number}"))
             for number in (1, 2)

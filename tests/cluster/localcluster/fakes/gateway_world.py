@@ -45,16 +45,24 @@ class World:
     """The objects and the connections."""
 
     def __init__(
-        self, pods: int, port: int, services: int = 0, objects: Mapping[str, Any] | None = None
+        self,
+        pods: int,
+        port: int,
+        services: int = 0,
+        sessions_port: int = 0,
+        objects: Mapping[str, Any] | None = None,
     ) -> None:
-        """`objects` are the other objects of the API server, by the plural of their kind.
-
-        Pod number N belongs to service number N modulo `services`, which is `pods` if it is 0.
+        """Pod number N belongs to service number N modulo `services`, which is `pods` if it is 0.
 
         With `services`, each pod reports changes as a runtime does: at most ten lines a second.
+        With `sessions_port`, sessions go to another process at this port of each address.
+        `objects` are the other objects of the API server, by the plural of their kind.
         """
         self._forever = asyncio.Event()  # kept: a task that waits for a lost one is collected
-        self._port = port
+        self._ports = {
+            labels.SESSIONS_PORT_NAME: sessions_port or port,
+            labels.ADMIN_PORT_NAME: port,
+        }
         self._pods = pods
         self._services = services or pods
         self._objects = objects or {}
@@ -80,6 +88,9 @@ class World:
                     await self._answer_api(writer, target.path, "watch=" in target.query)
                 elif target.path == labels.STATE_PATH:
                     await self._send_states(writer, number)
+                elif target.path in (labels.SNAPSHOTS_PATH, labels.USAGE_PATH):
+                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    await reader.read()  # nothing is known of idle sessions
                 elif target.path == "/v1/realtime":
                     await self._accept_session(reader, writer, head, number)
                 else:
@@ -108,7 +119,6 @@ class World:
         await writer.drain()
 
     def _pod(self, number: int) -> dict[str, Any]:
-        ports = (labels.SESSIONS_PORT_NAME, labels.ADMIN_PORT_NAME)
         metadata, service = _named(number)["metadata"], service_name(number % self._services)
         version = f"{labels.GROUP}/{labels.VERSION}"
         owner: dict[str, Any] = {"apiVersion": version, "kind": labels.SERVICE_KIND}
@@ -124,7 +134,12 @@ class World:
             },
             "spec": {
                 "containers": [
-                    {"ports": [{"name": name, "containerPort": self._port} for name in ports]}
+                    {
+                        "ports": [
+                            {"name": name, "containerPort": port}
+                            for name, port in self._ports.items()
+                        ]
+                    }
                 ]
             },
             "status": {**_RUNNING, "podIP": address(number)},
@@ -205,12 +220,14 @@ def _named(number: int) -> dict[str, Any]:
     return {"metadata": {"namespace": NAMESPACE, "name": name, "uid": name, "resourceVersion": "1"}}
 
 
-async def _main(pods: int, port: int, services: int, objects: Mapping[str, Any]) -> None:
-    world = World(pods, port, services, objects)
+async def _main(
+    pods: int, port: int, services: int, sessions_port: int, objects: Mapping[str, Any]
+) -> None:
+    world = World(pods, port, services, sessions_port, objects)
     server = await asyncio.start_server(world.serve, "0.0.0.0", port, backlog=2048)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    _pods, _port, _services = map(int, sys.argv[1:4])
-    asyncio.run(_main(_pods, _port, _services, json.loads(sys.argv[4])))
+    _pods, _port, _services, _sessions_port = map(int, sys.argv[1:5])
+    asyncio.run(_main(_pods, _port, _services, _sessions_port, json.loads(sys.argv[5])))
