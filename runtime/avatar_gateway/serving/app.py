@@ -140,7 +140,7 @@ class Gateway:
 
     def tenant_waiting(self, tenant: str) -> int:
         """Return how many callers of a tenant wait here."""
-        return self._demand.tenant_waiting(tenant)
+        return self._queues.tenant_waiting(tenant)
 
     @property
     def is_ready(self) -> bool:

@@ -92,6 +92,8 @@ async def test_a_flood_of_one_tenant_does_not_fill_the_queue(world: WaitingWorld
     assert world.queues.accepts(SERVICE, _tenant("b"))
     assert world.queues.accepts(SERVICE, PLATFORM)
     assert world.published == 3
+    assert world.queues.tenant_waiting("a") == 1000
+    assert world.queues.tenant_waiting("b") == 0
 
 
 async def test_a_caller_that_has_left_is_gone_at_once(
