@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="pods, and the documents of their /control/v1/state",
     )
+    plan.add_argument(
+        "--tenants",
+        type=Path,
+        metavar="FILE",
+        help="AvatarTenants, and the Namespaces and other AvatarServices that they select",
+    )
     plan.add_argument("-o", "--output", choices=["text", "json"], default="text")
     _add_simulate(commands.add_parser("simulate", help="simulate scaling on a trace, offline"))
     replay = commands.add_parser(
@@ -117,7 +123,9 @@ def _offline(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    files = plan.Files(options.service, options.nodes, options.profiles, options.state)
+    files = plan.Files(
+        options.service, options.nodes, options.profiles, options.state, options.tenants
+    )
     outcome = plan.plan(files, time.time())
     parts = (outcome.service, outcome.plan, outcome.findings)
     if not outcome.knows_pods:

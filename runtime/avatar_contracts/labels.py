@@ -56,6 +56,8 @@ SESSION_HEADER: Final = "Avatar-Session"
 
 A gateway does not pass it on.
 """
+MAX_DURATION_HEADER: Final = "Avatar-Max-Duration"
+"""The header by which a gateway shortens a session to the limit of its tenant, in seconds."""
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.
 

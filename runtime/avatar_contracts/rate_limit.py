@@ -25,16 +25,28 @@ class RateLimit:
     than a second each second waits. Waiting slows the sender down through TCP; nothing is dropped.
     """
 
-    __slots__ = ("_paid_until", "_rate")
+    __slots__ = ("_bytes_per_s", "_frames_per_s", "_paid_until")
 
     def __init__(self, rate: Rate) -> None:
-        self._rate = rate
+        self._frames_per_s = rate.frames_per_s
+        self._bytes_per_s = rate.bytes_per_s
         self._paid_until: float | None = None
 
     def delay(self, now: float, frames: int, size: int) -> float:
         """Record a segment, and return the seconds to wait before the next one is read."""
-        cost = max(frames / self._rate.frames_per_s, size / self._rate.bytes_per_s)
+        cost = max(frames / self._frames_per_s, size / self._bytes_per_s)
         earliest = now - BURST_S
         paid_until = earliest if self._paid_until is None else max(self._paid_until, earliest)
         self._paid_until = paid_until + cost
         return max(0.0, self._paid_until - now)
+
+    def accept(self, now: float, frames: int, size: int) -> bool:
+        """Record a segment if nothing has to wait after it; return whether that is so."""
+        paid_until, earliest = self._paid_until, now - BURST_S
+        if paid_until is None or paid_until < earliest:
+            paid_until = earliest
+        paid_until += max(frames / self._frames_per_s, size / self._bytes_per_s)
+        if paid_until > now:
+            return False
+        self._paid_until = paid_until
+        return True

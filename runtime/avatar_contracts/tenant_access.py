@@ -8,7 +8,7 @@ use it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.label_selectors import Selector, parse_selector
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from avatar_contracts.fields import Fields
+
+MAX_NAMESPACES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,12 @@ class Access:
 
 def parse_access(access: Fields) -> Access:
     """Return the access that `spec.access` describes; faults are added to `access`."""
+    namespaces = access.texts("namespaces")
+    if len(namespaces) > MAX_NAMESPACES:
+        rule = f"must have at most {MAX_NAMESPACES} items, has {len(namespaces)}"
+        access.add_rule("namespaces", rule)
     return Access(
-        frozenset(access.texts("namespaces")),
+        frozenset(namespaces),
         parse_selector(access, "namespaceSelector"),
         parse_selector(access, "serviceSelector"),
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
-from avatar_gateway import errors, settings
+from avatar_gateway import errors, event_loop, settings
 from avatar_gateway.cli import keys, usage
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
     audit.configure(sys.stderr)
-    asyncio.run(serve(chosen, certificate))
+    event_loop.run(serve(chosen, certificate))
     return 0
 
 
@@ -196,9 +196,17 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             leases,
             meter,
             lambda service: shared_queue(state, service, name),
+            chosen.direct_url,
         )
         admin = Admin(
-            chosen, registry, tenants, sessions, metrics, lambda: gateway.is_ready, leases
+            chosen,
+            registry,
+            tenants,
+            sessions,
+            metrics,
+            lambda: gateway.is_ready,
+            leases,
+            gateway.tenant_waiting,
         )
         revocations = RevocationWatch(sessions, tenants, audit_log)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ _KNOWN: Final = frozenset(
         "DRAIN_DELAY_S",
         "DRAIN_TIMEOUT_S",
         "BUFFER_BYTES",
+        "DIRECT_URL",
         "HELD_BYTES",
         "KEY",
         "KEYS_NAMESPACE",
@@ -56,6 +58,7 @@ _KNOWN: Final = frozenset(
         "USAGE_LOG",
     }
 )
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
 """Variables that Kubernetes sets for a Service with the name avatar-gateway."""
 
@@ -161,6 +164,9 @@ class Settings:
     log_format: LogFormat
     limits: Limits
     tenants: Tenants = Tenants()
+    direct_url: str = ""
+    """Where clients reach a pod in direct mode, for example
+    `wss://{pod}.{namespace}.media.example/v1/realtime`; empty turns direct mode off."""
     certificate: tls.CertificateFiles | None = None
     """The certificate of the sessions port; None serves without encryption."""
     shared_state: SharedStateAddress = SharedStateAddress()
@@ -197,9 +203,17 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         metrics_open=read.boolean(ENV_METRICS_OPEN),
         log_format=LogFormat(read.choice(ENV_LOG_FORMAT, "text", ("json", "text"))),
         limits=_limits(read),
+        direct_url=read.parsed(
+            f"{_PREFIX}DIRECT_URL",
+            "",
+            _direct_url,
+            "a ws:// or wss:// address with {pod}, and {namespace} if names of pods repeat",
+        ),
         tenants=Tenants(
             enabled=read.boolean(f"{_PREFIX}TENANTS", default=True),
-            keys_namespace=read.text(f"{_PREFIX}KEYS_NAMESPACE", ""),
+            keys_namespace=read.parsed(
+                f"{_PREFIX}KEYS_NAMESPACE", "", _namespace, "the name of a namespace"
+            ),
         ),
         certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
         shared_state=shared_state(read),
@@ -207,6 +221,27 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
     )
     read.check(errors.SettingsError)
     return settings
+
+
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def _direct_url(text: str) -> str:
+    """Return a template that `str.format` fills with `pod` and `namespace`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    fields = {name for _, name, *_ in Formatter().parse(text) if name is not None}
+    if "pod" not in fields or not fields <= {"pod", "namespace"}:
+        raise ValueError(text)
+    parts = urlsplit(text.format(pod="p", namespace="n"))
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(text)
+    return text
 
 
 def _limits(read: Environment) -> Limits:

@@ -34,6 +34,9 @@ class ServiceAccess:
     """The only tenants that may use it, and nobody else; empty for everyone."""
 
 
+_UNKNOWN: Final = ServiceAccess({}, frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class SecretKeys:
     """The content of a Secret with API keys."""
@@ -116,8 +119,11 @@ class TenantRegistry:
             return
         for problem in found.problems if self._users.get(name) else ():
             _log.error("API key not usable secret=%s problem=%s", name, problem)
+        known = self._secrets.get(name)
         self._forget_secret(name)
         self._secrets[name] = found
+        if known is not None:
+            _log_removed(name, known.keys.keys() - found.keys.keys())
         for key_id, key in found.keys.items():
             self._by_id.setdefault(key_id, {})[name] = key
         for secret_id in found.revoked:
@@ -126,6 +132,8 @@ class TenantRegistry:
 
     def remove_secret(self, name: str) -> None:
         """Remove a Secret; its keys are invalid from now on."""
+        if name in self._secrets:
+            _log_removed(name, self._secrets[name].keys.keys())
         self._forget_secret(name)
         self.changed.set()
 
@@ -205,17 +213,18 @@ class TenantRegistry:
         """
         if principal.model is not None and principal.model != service:
             return False
-        access = self._services.get(service)
+        access = self._services.get(service, _UNKNOWN)
         if principal.tenant is None:
-            return access is None or not access.tenants
+            return access is _UNKNOWN or not access.tenants
         found = self._tenants.get(principal.tenant.name)
-        if found is None or found.problem or access is None:
+        if found is None or found.problem:
             return False
-        if access.tenants and found.name not in access.tenants:
-            return False
+        # All of it also for a service that does not exist: the time shows no difference.
+        is_admitted = not access.tenants or found.name in access.tenants
         namespace = service.partition("/")[0]
         labels = self._namespaces.get(namespace, {})
-        return found.access.permits(namespace, labels, access.labels)
+        is_selected = found.access.permits(namespace, labels, access.labels)
+        return is_admitted and is_selected and access is not _UNKNOWN
 
     def forbids(self, principal: Principal, service: str) -> bool:
         """Return whether a principal may not use a service that exists."""
@@ -308,6 +317,11 @@ class TenantRegistry:
         """
         users = [self._tenants[name] for name in self._users.get(secret, ())]
         return min(users, key=_age, default=None)
+
+
+def _log_removed(secret: str, key_ids: Iterable[str]) -> None:
+    for key_id in sorted(key_ids):
+        _log.info("API key removed secret=%s key=%s", secret, key_id)
 
 
 def _age(found: TenantObject) -> tuple[str, str]:

@@ -155,6 +155,21 @@ CASES: Final[Mapping[str, Case]] = {
             f'avatar_operator_is_leader{{{HERE},pod="op-1"}}': "1x30",
         },
     ),
+    "a-gateway-without-the-shared-state": Case(
+        "AvatarSharedStateUnavailable",
+        {
+            f'avatar_gateway_shared_state_up{{{HERE},pod="gw-0"}}': "1x10 0x20",
+            f'avatar_gateway_shared_state_up{{{HERE},pod="gw-1"}}': "1x30",
+        },
+        RELEASE,
+    ),
+    "all-gateways-with-the-shared-state": Case(
+        "AvatarSharedStateUnavailable",
+        {
+            f'avatar_gateway_shared_state_up{{{HERE},pod="gw-0"}}': "1x30",
+            f'avatar_gateway_shared_state_up{{{ELSEWHERE},pod="gw-0"}}': "0x30",
+        },
+    ),
     "a-failure-every-four-seconds": Case(
         "AvatarReconcilesFail", {FAILED: "0+15x30"}, RELEASE, value="250m"
     ),

@@ -98,6 +98,10 @@ VALUES: dict[str, dict[str, Any]] = {
         }
     },
     "network-policy": {"networkPolicy": {"enabled": True}},
+    "shared-state": {
+        "networkPolicy": {"enabled": True},
+        "gateway": {"sharedState": {"embedded": {"enabled": True}}, "usageLog": "-"},
+    },
     "network-policy-from": {
         "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]}
     },
@@ -128,7 +132,8 @@ def pod_templates(objects: list[Manifest]) -> Iterator[Manifest]:
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
 def test_what_is_rendered_is_sound(helm: Any, values: dict[str, Any]) -> None:
     objects = helm.template(values, release="r" * 53, args=PROMETHEUS)
-    assert len(of_kind(objects, "Deployment")) == 2
+    embedded = "sharedState" in values.get("gateway", {})
+    assert len(of_kind(objects, "Deployment")) == 2 + embedded
     identities = [identity(item) for item in objects]
     assert len(set(identities)) == len(identities)
     assert [i for i in identities if len(i[2]) > 63] == []
@@ -331,6 +336,9 @@ def test_notes_name_the_next_command(helm: Any) -> None:
     assert "kubectl create secret generic demo-avatar-operator-api-key" in notes
     assert "kind: AvatarService" in notes
     assert "service/demo-avatar-operator-gateway 8080:80" in notes
+    assert "The 2 gateways share no state" in notes
+    shared = {"gateway": {"sharedState": {"url": "redis://cache"}}}
+    assert "share no state" not in helm.run(*args, values=shared)
     keyed = helm.run(*args, values={"gateway": {"apiKey": {"existingSecret": "keys"}}})
     assert "kubectl create secret" not in keyed.partition("NOTES:")[2]
 

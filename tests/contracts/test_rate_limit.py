@@ -34,6 +34,20 @@ def test_the_mean_rate_stays_below_the_limit_over_each_period(
             assert sum(s for _, _, s in passed[index:end]) <= 1000 * seconds + 1e-6
 
 
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 60), st.integers(0, 600)), max_size=40))
+def test_a_segment_is_accepted_if_nothing_has_to_wait_after_it(
+    steps: list[tuple[float, int, int]],
+) -> None:
+    asked, recorded, now = RateLimit(RATE), RateLimit(RATE), 50.0
+    for pause, frames, size in steps:
+        now += pause
+        accepted = asked.accept(now, frames, size)
+        delay = recorded.delay(now, frames, size)
+        assert accepted is (delay == 0)
+        if not accepted:  # nothing was recorded
+            assert asked.delay(now, frames, size) == pytest.approx(delay)
+
+
 def test_a_burst_passes_at_once_and_then_the_rate_applies() -> None:
     limit = RateLimit(RATE)
     assert limit.delay(0.0, int(BURST_S * 100), 0) == 0

@@ -28,12 +28,12 @@ SECRET: Final = "e2e-tenant-keys"
 REVOKED_S: Final = 5.0
 
 
-async def keys(space: Space, *arguments: str) -> str:
+async def keys(space: Space, *arguments: str, secret: str = SECRET) -> str:
     """Run `avatar-gateway keys` as an administrator of the cluster."""
     action, *rest = arguments
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "avatar_gateway", "keys", action, *rest,
-        "--namespace", KEYS, "--secret", SECRET,
+        "--namespace", KEYS, "--secret", secret,
         "--kubeconfig", str(space.cluster.kubeconfig),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from aiohttp import WSMsgType, web
 from tests import redis_server as redis_servers
 
 from avatar_contracts.tokens import gateway_key
-from avatar_gateway import settings
+from avatar_gateway import event_loop, settings
 from avatar_gateway.core.connections import Limits
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.core.model import Pod, State
@@ -40,7 +40,7 @@ from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from avatar_gateway.core.connections import IPNetwork
@@ -51,6 +51,11 @@ KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
 MASTER = "a-master-secret-of-the-operator"
 LIMITS = Limits(2000, 2000)
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests on the event loop that the gateway runs on."""
+    return {"gateway": event_loop.factory()}
 
 
 @asynccontextmanager
@@ -427,6 +432,7 @@ async def serving_gateway(
     trusted_proxies: Sequence[IPNetwork] = (),
     leases: Leases | None = None,
     meter: Meter | None = None,
+    direct_url: str = "",
 ) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
@@ -462,9 +468,17 @@ async def serving_gateway(
             audit_log,
             leases,
             meter,
+            direct_url=direct_url,
         )
         admin = Admin(
-            chosen, registry, setup.tenants, sessions, metrics, lambda: app.is_ready, leases
+            chosen,
+            registry,
+            setup.tenants,
+            sessions,
+            metrics,
+            lambda: app.is_ready,
+            leases,
+            app.tenant_waiting,
         )
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(

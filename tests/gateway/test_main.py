@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from avatar_gateway import __main__ as command
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from tests.redis_server import RedisServer
 
     Until = Callable[..., Awaitable[None]]
 
@@ -36,7 +39,67 @@ async def _session(process: Any, fake: Any, pod: Any, until: Until) -> Any:
     fake.events["pods"].put_nowait({"type": "ADDED", "object": added})
     await until(lambda: pod.tokens)
     url = f"ws://127.0.0.1:{process.ports[0]}/v1/realtime?model=acme/concierge"
-    return await connect(url, additional_headers=HEADERS)
+    async with asyncio.timeout(30):
+        while True:  # the watch of the services may be later than that of the pods
+            try:
+                return await connect(url, additional_headers=HEADERS)
+            except InvalidStatus as refused:
+                if refused.response.status_code != 404:
+                    raise
+
+
+@pytest.mark.slow
+async def test_a_gateway_says_whether_its_shared_state_answers(
+    start_gateway: Any,
+    fake: Any,
+    fake_pod: Any,
+    until: Until,
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "usage"
+    variables = {
+        "AVATAR_GATEWAY_SHARED_STATE_URL": redis_server.url,
+        "AVATAR_GATEWAY_USAGE_LOG": str(log),
+        "AVATAR_ADMIN_TOKEN": "t" * 16,
+    }
+    async with start_gateway(**variables) as process, aiohttp.ClientSession() as http:
+        admin = f"http://127.0.0.1:{process.ports[1]}"
+        headers = {"Authorization": f"Bearer {'t' * 16}"}
+
+        async def until_state(name: str, up: int) -> None:
+            async with asyncio.timeout(30):
+                while True:
+                    async with http.get(f"{admin}/control/v1/state", headers=headers) as response:
+                        state = (await response.json())["shared_state"]
+                    async with http.get(f"{admin}/metrics", headers=headers) as response:
+                        metrics = await response.text()
+                    if state == name and f"shared_state_up {up}.0" in metrics:
+                        return
+                    await asyncio.sleep(0.05)
+
+        await until_state("ok", 1)
+        caller = await _session(process, fake, fake_pod, until)
+        await redis_server.kill()
+        await until_state("unavailable", 0)
+        await caller.send("still here")
+        assert await caller.recv() == "still here"
+        async with await _session(process, fake, fake_pod, until) as another:
+            await another.send("a new one")
+            assert await another.recv() == "a new one"
+        await redis_server.start()
+        await until_state("ok", 1)
+        await caller.close()
+        process.child.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            assert await process.child.wait() == 0
+    async with redis_server.client() as client:
+        (hour,) = await client.keys("avatar:usage:*")
+        totals = await client.hgetall(str(hour))
+    assert totals["- acme/concierge - 1"] == "2"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["sessions"] for line in lines] == [1, 1]
+    assert len({line["key"] for line in lines}) == 2
 
 
 @pytest.mark.slow

@@ -101,6 +101,9 @@ def test_the_service_variables_of_kubernetes_are_ignored() -> None:
         ("AVATAR_GATEWAY_HELD_BYTES", "65537"),
         ("AVATAR_GATEWAY_MAX_CONNECTIONS", "0"),
         ("AVATAR_GATEWAY_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("AVATAR_GATEWAY_TENANTS", "maybe"),
+        ("AVATAR_GATEWAY_KEYS_NAMESPACE", "keys/secrets"),
+        ("AVATAR_GATEWAY_KEYS_NAMESPACE", "Keys"),
         ("AVATAR_GATEWAY_DRAIN_DELAY_S", "601"),
         ("AVATAR_GATEWAY_BUFFER_BYTES", "0"),
         ("AVATAR_GATEWAY_SHARED_STATE_URL", "http://cache:6379"),
@@ -149,3 +152,9 @@ def test_all_wrong_variables_are_named_at_once() -> None:
         "AVATAR_GATEWAY_KEY_FOLDER",
         "AVATAR_GATEWAY_LISTEN",
     }
+
+
+def test_the_tenants_are_followed_without_keys_by_default() -> None:
+    assert _read().tenants == settings.Tenants(enabled=True, keys_namespace="")
+    chosen = _read(AVATAR_GATEWAY_TENANTS="false", AVATAR_GATEWAY_KEYS_NAMESPACE="avatar-keys")
+    assert chosen.tenants == settings.Tenants(enabled=False, keys_namespace="avatar-keys")

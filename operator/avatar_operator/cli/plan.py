@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 import yaml
@@ -11,13 +12,15 @@ from avatar_contracts import packaged_files
 from avatar_operator import names
 from avatar_operator.core import text
 from avatar_operator.core.autoscaling import inputs
+from avatar_operator.core.cache.tenant_index import TenantIndex
 from avatar_operator.core.gpus.batch_size import NoBatch
-from avatar_operator.core.planning import planner
+from avatar_operator.core.planning import planner, quotas
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node, parse_node
 from avatar_operator.core.resources.pod import RuntimePod, parse_runtime_pod, parse_use
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.resources.state import PodState, parse_state
+from avatar_operator.core.resources.tenant import Tenant, parse_tenant
 from avatar_operator.core.status import conditions
 from avatar_operator.errors import InputError
 
@@ -42,6 +45,8 @@ class Files:
     """None: the profiles of the chart."""
     state: Path | None
     """Pods, and documents of their /control/v1/state; None: no pod exists."""
+    tenants: Path | None = None
+    """AvatarTenants, and the Namespaces and other AvatarServices of the cluster; None: none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ def plan(files: Files, now: float) -> Outcome:
         states=_states(own, state),
         has_control_secret=True,  # Secrets are not an input, so no action for them is planned
         scaling_context=inputs.ScalingContext(),  # callers are not an input, so existing pods stay
+        tenant=_terms(files, service, runtime_pods),
     )
     # Keys are not an input either: the newest pod counts as a pod of the current key.
     newest = max(own, key=lambda pod: pod.created_at, default=None)
@@ -85,6 +91,58 @@ def plan(files: Files, now: float) -> Outcome:
     made = planner.plan(service, observed, options, now)
     findings = conditions.find(service, made, observed.states)
     return Outcome(service, made, findings, knows_pods=bool(pods))
+
+
+def _terms(files: Files, service: Service, pods: Iterable[RuntimePod]) -> quotas.TenantTerms | None:
+    """Return the terms of the tenant that the service belongs to.
+
+    The wishes of its other services are not an input, so that they keep the pods that they have.
+    """
+    if files.tenants is None:
+        return None
+    items = _items("--tenants", files.tenants)
+    _require("--tenants", files.tenants, items, names.TENANT_KIND)
+    parsed = {}
+    index = TenantIndex()
+    for number, item in enumerate(items):
+        match item.get("kind"):
+            case names.TENANT_KIND:
+                parse_tenant(item)  # a wrong one is an error here
+                index.put_tenant(f"tenant {number}", 1, item)
+            case "Namespace":
+                index.put_namespace(f"namespace {number}", 1, item)
+            case names.SERVICE_KIND:
+                other = parse_service(item)
+                parsed[other.key] = other
+    parsed[service.key] = service
+    for each in parsed.values():
+        index.put_service(str(each.key), each.key, each.labels, each.tenants)
+    tenant = index.owner(str(service.key))
+    if tenant is None:
+        return None
+    keys = [index.key(uid) for uid in index.owned(tenant.name)]
+    return _tenant_terms(files, tenant, service, [parsed[key] for key in keys], tuple(pods))
+
+
+def _tenant_terms(
+    files: Files,
+    tenant: Tenant,
+    service: Service,
+    owned: Sequence[Service],
+    pods: Sequence[RuntimePod],
+) -> quotas.TenantTerms:
+    prices = {each.name: each.cost_per_hour for each in read_profiles(files.profiles)}
+    members = []
+    for each in owned:
+        own = [p for p in pods if (p.namespace, p.service) == each.key and not p.ended]
+        costs = tuple(prices.get(pod.gpu_class) or Decimal(0) for pod in own)
+        wanted = max(len(own), each.desired_replicas) if each is service else len(own)
+        members.append(quotas.Member(each.key, wanted, costs, locked=len(own)))
+    index = next(i for i, each in enumerate(owned) if each is service)
+    share = quotas.share_of(index, members, tenant.quota) if tenant.quota else None
+    return quotas.TenantTerms(
+        tenant.name, tenant.weight, tenant.priority, tenant.gpu_classes, share
+    )
 
 
 def read_service(path: Path) -> Service:
@@ -130,9 +188,13 @@ def _states(
 
 def _of_kind(option: str, path: Path, kind: str) -> list[Mapping[str, object]]:
     found = [item for item in _items(option, path) if item.get("kind") == kind]
-    if not found:
-        raise InputError(option, str(path), f"contains no {kind}")
+    _require(option, path, found, kind)
     return found
+
+
+def _require(option: str, path: Path, items: Sequence[Mapping[str, object]], kind: str) -> None:
+    if not any(item.get("kind") == kind for item in items):
+        raise InputError(option, str(path), f"contains no {kind}")
 
 
 def _items(option: str, path: Path) -> list[Mapping[str, object]]:
@@ -173,7 +235,7 @@ def plan_document(
         "conditions": [
             {
                 "type": finding.condition.value,
-                "status": str(finding.status),
+                "status": finding.status_text,
                 "reason": finding.reason.value,
                 "message": finding.message,
             }

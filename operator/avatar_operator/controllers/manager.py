@@ -15,6 +15,7 @@ from avatar_operator.controllers.key_controller import KeyController
 from avatar_operator.controllers.profile_controller import ProfileController
 from avatar_operator.controllers.service_controller import ServiceController
 from avatar_operator.controllers.stream_follower import StreamFollower
+from avatar_operator.controllers.tenant_controller import TenantController
 from avatar_operator.controllers.tenant_quotas import TenantQuotas
 from avatar_operator.controllers.triggers import SPREAD_S, Triggers
 from avatar_operator.controllers.worker import Worker
@@ -58,7 +59,7 @@ class Manager:
         self._worker = Worker(lambda uid: self._gate.reconcile(uid), self._may_reconcile, metrics)
         self._triggers = Triggers(self._store, self._worker, settings.resync_s, self.is_ready)
         self._runtimes = RuntimeStates(self._on_state, fence, self._on_refused)
-        self._gateways = GatewayStates(self._triggers.on_demand)
+        self._gateways = GatewayStates(self._triggers.on_demand, self._on_tenant_use)
         self._claims = Claims(api, settings.installation)
         self._profiles = ProfileController(
             *(api, self._store, self._runtimes.states, fence.is_open, self._claims, self.observe)
@@ -92,6 +93,15 @@ class Manager:
         )
         self._quotas = TenantQuotas(
             self._store, self._triggers, self._runtimes.states, self._on_tenant_use
+        )
+        self._tenants = TenantController(
+            api,
+            self._store,
+            self._gateways,
+            self._quotas,
+            fence.is_open,
+            self._claims,
+            self.observe,
         )
         self._services = ServiceController(
             self._store,
@@ -161,6 +171,7 @@ class Manager:
                 tasks.create_task(self._keys.run(), name="key controller")
                 tasks.create_task(self._informers.run(), name="informers")
                 tasks.create_task(self._profiles.run(), name="profile controller")
+                tasks.create_task(self._tenants.run(), name="tenant controller")
                 tasks.create_task(self._decisions.run(), name="decision log")
                 tasks.create_task(self._shares.run(), name="GPU shares")
                 tasks.create_task(self._worker.run(), name="worker")
@@ -188,6 +199,7 @@ class Manager:
             self._triggers.trigger_new_term()
         self._trigger_avatars()
         self._profiles.wake()
+        self._tenants.wake()
         self._worker.check_now()
         self._avatar_worker.check_now()
 
@@ -205,6 +217,8 @@ class Manager:
         self._on_change(impact)
         if kind is Kind.PROFILES:
             self._profiles.wake()
+        if kind is Kind.TENANTS:
+            self._tenants.wake()
         return impact
 
     def observe_deletion(self, kind: Kind, uid: str) -> None:
@@ -258,6 +272,7 @@ class Manager:
 
     def _on_tenant_use(self) -> None:
         """Handle a change of what tenants use or of what their services may use."""
+        self._tenants.wake()
 
     def _on_state(self, pod_uid: str) -> None:
         self._profiles.on_state(pod_uid)

@@ -19,7 +19,7 @@ from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.planning import (
     disruption,
     planner,
-    quotas,
+    quota_wishes,
     rollout,
     shared_reserve,
 )
@@ -266,8 +266,8 @@ class ServiceController:
         self._quotas.record(
             reconcile.uid,
             plan.tenant,
-            quotas.wish(reconcile.service, plan),
-            limited=quotas.is_limited(reconcile.service, plan),
+            quota_wishes.wish(reconcile.service, plan),
+            limited=quota_wishes.is_limited(reconcile.service, plan),
         )
         waits = bool(plan.missing) or service_status.lacks_gpus(plan)
         waits = waits and not plan.failures and not refused

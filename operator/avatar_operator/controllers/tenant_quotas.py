@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.store import Store
-    from avatar_operator.core.planning.quotas import QuotaShare, Wish
+    from avatar_operator.core.planning.quota_wishes import Wish
+    from avatar_operator.core.planning.quotas import QuotaShare
     from avatar_operator.core.resources.service import ServiceKey
     from avatar_operator.core.resources.state import PodState
     from avatar_operator.core.resources.tenant import Tenant
@@ -101,7 +102,7 @@ class TenantQuotas:
 
     def record(self, uid: str, terms: TenantTerms | None, wish: Wish, *, limited: bool) -> None:
         """Record what a service wants after a plan, and reconcile others whose share changed."""
-        if terms is None or terms.share is None:
+        if terms is None:
             self.record_none(uid)
             return
         stated = _Stated(terms.name, wish, len(self._costs(uid)), limited)
@@ -110,7 +111,7 @@ class TenantQuotas:
             self._trigger_members(terms.name)
 
     def record_none(self, uid: str) -> None:
-        """Record that a service wants nothing, because it is invalid, deleted or has no quota."""
+        """Record that a service wants nothing, because it is invalid, deleted or of no tenant."""
         known = self._stated.pop(uid, None)
         self._shares.pop(uid, None)
         if known is not None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from avatar_contracts import state
 from avatar_operator.core.autoscaling import capacity, observation
 from avatar_operator.core.resources.gateway import Demand, Tally, parse_demand
+from avatar_operator.core.resources.tenant_report import (
+    TenantReport,
+    TenantReports,
+    parse_tenants,
+)
 from avatar_operator.streams import client
 
 if TYPE_CHECKING:
@@ -22,14 +27,21 @@ if TYPE_CHECKING:
 class _Gateway:
     received_at: float  # of the loop's clock; before the first report, when it was followed
     demand: Demand | None = None  # None before the first report
+    tenants: TenantReports = field(default_factory=TenantReports)
 
 
 class GatewayStates:
     """The reports of all gateways, by UID of the pod."""
 
-    def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
-        """`on_change` gets the key of each service whose demand changed."""
+    def __init__(
+        self, on_change: Callable[[ServiceKey], None], on_tenants: Callable[[], None]
+    ) -> None:
+        """`on_change` gets the key of each service whose demand changed.
+
+        `on_tenants` is called when a gateway reports other figures of a tenant.
+        """
         self._on_change = on_change
+        self._on_tenants = on_tenants
         self._streams = client.StateStreams(
             self._on_report, self._on_repeat, rate=state.GATEWAY_RATE
         )
@@ -47,6 +59,7 @@ class GatewayStates:
         gateway = self._gateways.pop(uid, None)
         if gateway is not None:
             self._report_changes(gateway.demand or {}, {})
+            self._on_tenants()
 
     def demand(self, key: ServiceKey) -> observation.Demand:
         """Return the demand for a service, summed over all gateways."""
@@ -57,6 +70,15 @@ class GatewayStates:
             gateways=len(self._gateways),
             silent=len(self.stale()),
         )
+
+    def tenant(self, name: str) -> tuple[TenantReport, ...]:
+        """Return what each gateway reports of a tenant; those that do not know it are left out."""
+        reports = (gateway.tenants.tenants.get(name) for gateway in self._gateways.values())
+        return tuple(report for report in reports if report is not None)
+
+    def know_each_other(self) -> bool:
+        """Return whether every gateway knows the sessions of the others."""
+        return all(gateway.tenants.knows_others for gateway in self._gateways.values())
 
     def stale(self) -> frozenset[str]:
         """Return the UIDs of the gateways whose last report is too old to be used."""
@@ -76,6 +98,10 @@ class GatewayStates:
         gateway.received_at = asyncio.get_running_loop().time()
         self._tally = self._tally.with_report(before, demand)
         self._report_changes(before or {}, demand)
+        tenants = parse_tenants(document)
+        if tenants != gateway.tenants:
+            gateway.tenants = tenants
+            self._on_tenants()
 
     def _on_repeat(self, uid: str) -> None:
         self._gateways[uid].received_at = asyncio.get_running_loop().time()

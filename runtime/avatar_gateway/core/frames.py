@@ -21,6 +21,8 @@ _CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010,
 """Codes below 3000 that a close frame may contain."""
 _FIN, _RESERVED, _OPCODE, _CONTROL, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x08, 0x80, 0x7F
 _MAX_CONTROL_BYTES: Final = 125
+_LENGTH_16: Final = 126
+"""The length field of a frame whose length follows in 16 bits."""
 
 
 class Opcode(IntEnum):
@@ -32,6 +34,10 @@ class Opcode(IntEnum):
     CLOSE = 8
     PING = 9
     PONG = 10
+
+
+_WHOLE: Final = (_FIN | Opcode.TEXT, _FIN | Opcode.BINARY)
+"""First bytes of a frame that is a whole message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,29 +95,77 @@ class FrameReader:
     def __init__(self, *, masked: bool, max_message_bytes: int) -> None:
         """`masked` tells whether the sender is a client, whose frames must have masks."""
         self._masked = masked
+        self._mask_flag = _MASKED if masked else 0
+        self._mask_bytes = 4 if masked else 0
         self._max_message_bytes = max_message_bytes
         self._buffer = bytearray()
         self._remaining = 0
         """Bytes of a long frame that are still to be forwarded."""
         self._message_bytes: int | None = None
         """Size of the message whose final frame has not arrived; None between messages."""
+        self._needed = 0
+        """Bytes that the buffer has to contain before a read finds more in it."""
 
     @property
     def buffered(self) -> int:
         """Return the number of bytes that no segment contained yet."""
         return len(self._buffer)
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Return whether a read would find nothing, since the rest of a frame is missing."""
+        return len(self._buffer) < self._needed
+
     def feed(self, data: bytes) -> None:
         """Add bytes that arrived."""
         self._buffer += data
 
+    def count_whole(self, data: bytes, max_frames: int) -> int:
+        """Return the number of frames in `data` if it may be forwarded as it is, otherwise 0.
+
+        That is so if nothing is buffered and `data` consists of whole messages of one frame each,
+        which is what a live session sends. Everything else takes `feed` and `read`.
+        """
+        if self._buffer:
+            return 0
+        return self._count_whole(data, max_frames)
+
+    def _count_whole(self, data: bytes | bytearray, max_frames: int) -> int:
+        if self._remaining or self._message_bytes is not None:
+            return 0
+        size, at, frames = len(data), 0, 0
+        while at < size:
+            if size - at < 4 or frames == max_frames or data[at] not in _WHOLE:
+                return 0
+            length = data[at + 1] ^ self._mask_flag  # over 127 if the mask is missing or wrong
+            at += 2 + self._mask_bytes
+            if length == _LENGTH_16:
+                length = data[at - self._mask_bytes] << 8 | data[at - self._mask_bytes + 1]
+                at += 2
+            elif length > _LENGTH_16:
+                return 0
+            at += length
+            frames += 1
+        if at == size:
+            return frames
+        if frames == 1:
+            self._needed = at
+        return 0
+
     def clear(self) -> None:
         """Drop the bytes that no segment contained yet."""
         self._buffer.clear()
+        self._needed = 0
 
     def read(self, max_frames: int) -> Segment:
         """Return the next segment; it is empty if more bytes must arrive first."""
         buffer, size = self._buffer, len(self._buffer)
+        self._needed = 0
+        whole = self._count_whole(buffer, max_frames)
+        if whole:
+            data = bytes(buffer)
+            buffer.clear()
+            return Segment(data, is_mid_frame=False, frames=whole)
         at = start = min(self._remaining, size)
         self._remaining -= at
         pieces, pings, close, frames = [bytes(buffer[:at])], list[bytes](), None, 0
@@ -121,7 +175,10 @@ class FrameReader:
                 break
             close = self._violation(header)
             end = at + header.size + header.length
-            if close is not None or (end > size and end - at <= WHOLE_FRAME_BYTES):
+            if close is not None:
+                break
+            if end > size and end - at <= WHOLE_FRAME_BYTES:
+                self._needed = end - at  # what precedes the frame leaves the buffer
                 break
             frames += 1
             if header.is_control:

@@ -8,6 +8,7 @@ The scripts of `avatar_gateway.shared` decide the same in Redis; a test compares
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core.tenants import AtMonthlyLimit
@@ -72,6 +73,45 @@ class _Held:
     expires_ms: float
 
 
+@dataclass(slots=True)
+class _TenantLeases:
+    """The leases of one tenant, and how many each service has."""
+
+    by_id: dict[str, _Held] = field(default_factory=dict)
+    by_service: dict[str, int] = field(default_factory=dict)
+    sweep_at_ms: float = inf
+    """No lease expires before."""
+
+    def put(self, lease: Lease, expires_ms: float) -> None:
+        """Add or extend a lease; one that exists keeps its service."""
+        known = self.by_id.get(lease.id)
+        if known is None:
+            self.by_service[lease.service] = self.by_service.get(lease.service, 0) + 1
+        service = lease.service if known is None else known.service
+        self.by_id[lease.id] = _Held(service, lease.owner, expires_ms)
+        self.sweep_at_ms = min(self.sweep_at_ms, expires_ms)
+
+    def remove(self, lease_id: str) -> None:
+        """Remove a lease."""
+        service = self.by_id.pop(lease_id).service
+        self.by_service[service] -= 1
+        if not self.by_service[service]:
+            del self.by_service[service]
+
+    def owned(self, lease: Lease) -> _Held | None:
+        """Return what a connection still owns."""
+        found = self.by_id.get(lease.id)
+        return found if found is not None and found.owner == lease.owner else None
+
+    def sweep(self, now_ms: float) -> None:
+        """Remove what has expired."""
+        if now_ms < self.sweep_at_ms:
+            return
+        for lease_id in [key for key, each in self.by_id.items() if each.expires_ms <= now_ms]:
+            self.remove(lease_id)
+        self.sweep_at_ms = min((each.expires_ms for each in self.by_id.values()), default=inf)
+
+
 def exceeded(usage: Usage, service: str, limits: TenantLimits) -> QuotaExceeded | None:
     """Return the limit that refuses one more session of a service, if any."""
     minutes = limits.minutes_per_month
@@ -118,14 +158,13 @@ class LeaseTable:
     """All leases, with a clock from outside. Times are milliseconds of one clock."""
 
     def __init__(self) -> None:
-        self._tenants: dict[str, dict[str, _Held]] = {}
+        self._tenants: dict[str, _TenantLeases] = {}
 
     def acquire(
         self, lease: Lease, limits: TenantLimits, month_ms: int, now_ms: float
     ) -> QuotaExceeded | None:
         """Add a lease, or return the limit that refuses it. A repeated request counts once."""
-        held = self._live(lease.tenant, now_ms)
-        if lease.id not in held:
+        if lease.id not in self._live(lease.tenant, now_ms).by_id:
             usage = self.usage(lease.tenant, now_ms, month_ms)
             if (refusal := exceeded(usage, lease.service, limits)) is not None:
                 return refusal
@@ -138,17 +177,17 @@ class LeaseTable:
         Another lease may have it: what a pod says is not trusted.
         """
         held = self._live(lease.tenant, now_ms)
-        found, named = held.get(lease.id), held.get(session_id)
-        if found is None:  # a repeated request has been answered
+        named = held.by_id.get(session_id)
+        if lease.id not in held.by_id:  # a repeated request has been answered
             return named is not None and named.owner == lease.owner
-        if found.owner != lease.owner or named is not None:
+        if held.owned(lease) is None or named is not None:
             return False
-        del held[lease.id]
-        held[session_id] = found
+        held.by_id[session_id] = held.by_id.pop(lease.id)
         return True
 
     def take_over(self, lease: Lease, now_ms: float) -> None:
         """Make the connection of `lease` the owner; no limit refuses that."""
+        self._live(lease.tenant, now_ms)
         self._put(lease, now_ms)
 
     def renew(self, leases: Iterable[Lease], now_ms: float) -> None:
@@ -158,46 +197,40 @@ class LeaseTable:
         token; when it has gone, the connection of the session has the lease again.
         """
         for lease in leases:
-            found = self._live(lease.tenant, now_ms).get(lease.id)
+            found = self._live(lease.tenant, now_ms).by_id.get(lease.id)
             if found is None or found.owner in (lease.owner, NOBODY):
                 self._put(lease, now_ms)
 
     def suspend(self, lease: Lease, now_ms: float) -> None:
         """Keep a lease for a caller that may come back."""
-        found = self._live(lease.tenant, now_ms).get(lease.id)
-        if found is not None and found.owner == lease.owner:
+        found = self._live(lease.tenant, now_ms).owned(lease)
+        if found is not None:
             found.owner, found.expires_ms = NOBODY, now_ms + TTL_MS
 
     def release(self, lease: Lease, now_ms: float) -> None:
         """Remove a lease if its connection still owns it."""
         held = self._live(lease.tenant, now_ms)
-        found = held.get(lease.id)
-        if found is not None and found.owner == lease.owner:
-            del held[lease.id]
+        if held.owned(lease) is not None:
+            held.remove(lease.id)
 
     def usage(self, tenant: str, now_ms: float, month_ms: int = 0) -> Usage:
         """Return what a tenant uses."""
         held = self._live(tenant, now_ms)
-        by_service: dict[str, int] = {}
-        for each in held.values():
-            by_service[each.service] = by_service.get(each.service, 0) + 1
-        return Usage(len(held), by_service, month_ms)
+        return Usage(len(held.by_id), dict(held.by_service), month_ms)
 
     def tenants(self, now_ms: float) -> list[str]:
         """Return the tenants that have leases."""
-        return [name for name in list(self._tenants) if self._live(name, now_ms)]
+        return [name for name in list(self._tenants) if self._live(name, now_ms).by_id]
 
-    def _live(self, tenant: str, now_ms: float) -> dict[str, _Held]:
+    def _live(self, tenant: str, now_ms: float) -> _TenantLeases:
         """Return the leases of a tenant, without those that expired."""
-        held = self._tenants.setdefault(tenant, {})
-        for lease_id in [key for key, each in held.items() if each.expires_ms <= now_ms]:
-            del held[lease_id]
-        if not held:
-            self._tenants.pop(tenant)
-            held = {}
+        held = self._tenants.get(tenant)
+        if held is None:
+            return _TenantLeases()
+        held.sweep(now_ms)
+        if not held.by_id:
+            del self._tenants[tenant]
         return held
 
     def _put(self, lease: Lease, now_ms: float) -> None:
-        held = self._tenants.setdefault(lease.tenant, {})
-        service = held[lease.id].service if lease.id in held else lease.service
-        held[lease.id] = _Held(service, lease.owner, now_ms + TTL_MS)
+        self._tenants.setdefault(lease.tenant, _TenantLeases()).put(lease, now_ms + TTL_MS)

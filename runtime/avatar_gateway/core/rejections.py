@@ -43,6 +43,7 @@ _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
         426, None, (("Upgrade", "websocket"), ("Connection", "Upgrade"))
     ),
     "quota_exceeded": RejectionMapping(429, 4429, _RETRY),
+    "direct_mode_unavailable": RejectionMapping(403, None),
     "no_capacity": RejectionMapping(503, 1013, _RETRY),
     refusals.RESUME_REFUSED: RejectionMapping(404, refusals.RESUME_REFUSED_CLOSE),
     "draining": RejectionMapping(503, 1013, _RETRY),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,8 @@ REALTIME_PATH: Final = "/v1/realtime"
 PATHS: Final = (REALTIME_PATH, "/voice-live/realtime")
 """Where a caller opens a session. The pod translates the second one, which is Azure's."""
 MAX_WAIT_MS: Final = 600_000
+MAX_AVATAR: Final = 253
+"""Longest name of an avatar in a body, in characters."""
 MAX_USES: Final = 1000
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\[\]:-]{1,253}")
 """As browsers send it (RFC 6454, section 6.2): lowercase, without a path."""
@@ -172,6 +175,26 @@ def _origin(own: Mapping[str, Any]) -> str:
     if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
         raise _invalid("avatar.origin", origin, "an origin, for example https://acme.example")
     return origin
+
+
+def parse_direct(data: bytes, principal: Principal) -> SessionRequest:
+    """Return the request in a body of `POST /v1/sessions`: `model`, and `avatar` if it has one.
+
+    Raises:
+        Rejection: it is not a JSON object, or a field is missing, unknown or wrong.
+    """
+    try:
+        body = _object(json.loads(data), "body")
+    except ValueError as error:  # also for bytes that are not UTF-8
+        raise errors.Rejection("invalid_query", "the body must be a JSON object") from error
+    for name in body.keys() - {"model", "avatar"}:
+        raise _invalid(str(name)[:64], "set", "left out: model and avatar are known")
+    model, avatar = body.get("model", ""), body.get("avatar", "")
+    if not isinstance(model, str):
+        raise _invalid("model", model, "NAMESPACE/NAME")
+    if not isinstance(avatar, str) or len(avatar) > MAX_AVATAR:
+        raise _invalid("avatar", avatar, f"a text of up to {MAX_AVATAR} characters")
+    return SessionRequest(_model(model), 0, (), avatar=avatar, principal=principal)
 
 
 def _model(text: str) -> str:

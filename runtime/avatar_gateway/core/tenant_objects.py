@@ -7,13 +7,13 @@ object may be older than the schema: a wrong field disables its tenant, and no o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from avatar_contracts.fields import Fault, Fields
-from avatar_gateway.core.label_selectors import Selector, parse_selector
+from avatar_contracts.tenant_access import Access, parse_access
 from avatar_gateway.core.tenants import AtMonthlyLimit, Tenant, TenantLimits
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ _LABEL_LIMIT: Final = (
     "lowercase letters, digits and '-', at most 63; must start and end with a letter or digit"
 )
 _MAX: Final = {
-    "spec.access.namespaces": 100,
     "spec.access.gpuClasses": 100,
     "spec.apiKeys.secretRefs": 10,
     "spec.jwt": 5,
@@ -49,29 +48,6 @@ class OnRevocation(Enum):
 
     KEEP = "KeepSessions"
     END = "EndSessions"
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Which AvatarServices a tenant may use."""
-
-    namespaces: frozenset[str] = frozenset()
-    namespace_selector: Selector | None = None
-    """Labels of further namespaces; None for none."""
-    service_selector: Selector | None = None
-    """Labels of the services; None for all services of the namespaces."""
-
-    def permits(
-        self, namespace: str, namespace_labels: Mapping[str, str], labels: Mapping[str, str]
-    ) -> bool:
-        """Return whether a service with these labels, in this namespace, may be used."""
-        selector = self.namespace_selector
-        is_inside = namespace in self.namespaces or (
-            selector is not None and selector.matches(namespace_labels)
-        )
-        return is_inside and (
-            self.service_selector is None or self.service_selector.matches(labels)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +70,7 @@ class TenantObject:
     """A tenant with its rights and its credentials."""
 
     tenant: Tenant
-    access: Access = Access()
+    access: Access = field(default_factory=Access)
     secrets: tuple[str, ...] = ()
     """The names of the Secrets with its API keys."""
     on_revocation: OnRevocation = OnRevocation.KEEP
@@ -128,11 +104,7 @@ def parse_tenant(body: Mapping[str, Any]) -> TenantObject:
             priority=spec.integer("priority", 0, 0, 1000),
             gpu_classes=frozenset(_texts(access, "gpuClasses")),
         ),
-        access=Access(
-            frozenset(_texts(access, "namespaces")),
-            parse_selector(access, "namespaceSelector"),
-            parse_selector(access, "serviceSelector"),
-        ),
+        access=parse_access(access),
         secrets=_secrets(keys),
         on_revocation=keys.choice("onRevocation", OnRevocation.KEEP),
         issuers=_issuers(spec),
@@ -221,8 +193,8 @@ def _issuer(fields: Fields) -> Issuer:
     )
 
 
-def is_safe_url(url: str) -> bool:
-    """Return whether keys may be fetched from a URL: https, or http of this machine."""
+def is_safe_url(url: str, *, loopback: bool = True) -> bool:
+    """Return whether keys may be fetched from a URL: https, or with `loopback` of this machine."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -231,6 +203,8 @@ def is_safe_url(url: str) -> bool:
     if not host or parts.username is not None or parts.fragment:
         return False
     is_local = host in ("localhost", "127.0.0.1", "::1")
+    if is_local and not loopback:
+        return False
     return parts.scheme == "https" or (parts.scheme == "http" and is_local)
 
 

@@ -39,8 +39,13 @@ class Admin:
         metrics: Metrics,
         is_ready: Callable[[], bool],
         leases: Leases | None = None,
+        waiting_of: Callable[[str], int] = lambda _: 0,
     ) -> None:
-        """Without `leases` the document says nothing of months and limits."""
+        """Without `leases` the document says nothing of months and limits.
+
+        `waiting_of` returns how many callers of a tenant wait here.
+        """
+        self._waiting_of = waiting_of
         self._leases = leases
         self._is_ready = is_ready
         self._settings = settings
@@ -96,7 +101,7 @@ class Admin:
         document["tenants"] = {
             name: {
                 "sessions": live[name],
-                "waiting": 0,
+                "waiting": self._waiting_of(name),
                 "seconds_this_month": self._leases.seconds_this_month(name) if self._leases else 0,
                 "keys": self._tenants.report(name, time()),
                 "limited_by": self._leases.limited_by(name) if self._leases else "",

@@ -21,7 +21,9 @@ from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
 from avatar_gateway.serving import answers, audit, page, probes, proxy, upgrade
 from avatar_gateway.serving.access import Access
 from avatar_gateway.serving.avatars import Avatars
+from avatar_gateway.serving.bodies import read_body
 from avatar_gateway.serving.connection import connection_of
+from avatar_gateway.serving.direct import Direct
 from avatar_gateway.serving.models import Models
 from avatar_gateway.serving.wait_queue import WaitQueues
 from avatar_gateway.shared.leases import Leases
@@ -54,7 +56,6 @@ _log = logging.getLogger(__name__)
 
 _FORWARDED_HEADERS: Final = ("OpenAI-Beta",)
 """Headers of the caller that the pod receives. A credential is never one of them."""
-_BODY_S: Final = 10.0
 _KEPT_CODES: Final = refusals.RESUMABLE_CODES | {
     refusals.RESUME_REFUSED_CLOSE,
     refusals.TRY_LATER_CLOSE,
@@ -80,6 +81,7 @@ class Gateway:
         leases: Leases | None = None,
         meter: Meter | None = None,
         shared_queue: Callable[[str], SharedQueue | None] = lambda _service: None,
+        direct_url: str = "",
     ) -> None:
         """`leases` are those of the shared state; by default this gateway counts alone.
 
@@ -106,6 +108,15 @@ class Gateway:
         self._audit = audit_log
         self._access = Access(tenants, lambda: placer.services)
         self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
+        self._direct = Direct(
+            direct_url,
+            authenticator,
+            placer,
+            self._admit_direct,
+            placer.read_keys,
+            metrics,
+            audit_log,
+        )
         metrics.watch_snapshots(lambda: placer.snapshots.nbytes)
         placer.snapshots.on_evicted = metrics.count_evicted_snapshot
         self.models = Models(authenticator, self._access, metrics, audit_log)
@@ -121,10 +132,15 @@ class Gateway:
                 web.post("/v1/realtime/client_secrets", self.client_secrets),
                 *probes.routes(lambda: self.is_ready),
                 *self._avatars.routes(),
+                *self._direct.routes(),
                 *page.routes(),
             ]
         )
         return application
+
+    def tenant_waiting(self, tenant: str) -> int:
+        """Return how many callers of a tenant wait here."""
+        return self._demand.tenant_waiting(tenant)
 
     @property
     def is_ready(self) -> bool:
@@ -138,7 +154,7 @@ class Gateway:
             self._authenticator.check_url(query)
             principal = await self._authenticator.authenticate(request.headers)
             request[audit.PRINCIPAL] = principal
-            body = await _read_body(request)
+            body = await read_body(request)
             made = self._authenticator.create_client_secret(principal, body)
             model, secret_id = made["session"]["model"], made["avatar"]["id"]
             address = connection_of(request).caller or ""
@@ -222,10 +238,7 @@ class Gateway:
     ) -> placement.PlacedSession | None:
         """Return the session on a pod, or None if the caller has to wait for a slot."""
         started = asyncio.get_running_loop().time()
-        if self._sessions.draining:
-            raise errors.Rejection("draining", "this gateway is shutting down")
-        if not self._is_synced():
-            raise errors.Rejection("not_ready", "this gateway has not listed the pods yet")
+        self._check_state()
         self._access.check_request(session_request)
         model = session_request.model
         if session_request.resume is not None:
@@ -248,6 +261,27 @@ class Gateway:
         self._record_arrival(session_request, started)
         self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
+
+    def _admit_direct(self, session_request: requests.SessionRequest) -> None:
+        """Refuse a session without a gateway as `_place` refuses others, and count its arrival."""
+        model, now = session_request.model, asyncio.get_running_loop().time()
+        self._check_state()
+        self._access.check_request(session_request)
+        try:
+            if callers := self._queues.callers_before(model, session_request.principal):
+                raise errors.Rejection("no_capacity", _waiting_callers(callers))
+            self._placer.check_room(session_request)
+        except errors.Rejection:
+            self._sessions.record_rejection(model)
+            raise
+        finally:
+            self._record_arrival(session_request, now)
+
+    def _check_state(self) -> None:
+        if self._sessions.draining:
+            raise errors.Rejection("draining", "this gateway is shutting down")
+        if not self._is_synced():
+            raise errors.Rejection("not_ready", "this gateway has not listed the pods yet")
 
     def _usage(self, tenant: str) -> Mapping[str, int]:
         """Return the sessions of a tenant at all gateways, as they were some seconds ago."""
@@ -465,18 +499,6 @@ async def _refuse_upgrades_completely(request: web.Request, handler: Handler) ->
         upgrade.refuse(request)
         response.force_close()
     return response
-
-
-async def _read_body(request: web.Request) -> bytes:
-    try:
-        async with asyncio.timeout(_BODY_S):
-            return await request.read()
-    except TimeoutError:
-        raise errors.Rejection(
-            "request_timeout", f"the body did not arrive within {_BODY_S:g} s"
-        ) from None
-    except web.RequestPayloadError as error:  # for example wrong gzip data
-        raise errors.Rejection("invalid_query", "the body cannot be read") from error
 
 
 async def _send_error_and_close(caller: Peer, error: Mapping[str, Any], code: int) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from aiohttp.web_protocol import RequestHandler
 
@@ -12,6 +11,7 @@ from avatar_contracts import socket_buffers, tls
 from avatar_gateway.serving import answers
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from aiohttp import web
@@ -103,8 +103,10 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the deadline of the first request."""
         if transport.get_extra_info("sslcontext") is not None:
-            assert isinstance(transport, asyncio.WriteTransport)
-            transport.set_write_buffer_limits(tls.WRITE_BUFFER_BYTES)
+            # The transports of uvloop do not inherit from those of asyncio.
+            cast("asyncio.WriteTransport", transport).set_write_buffer_limits(
+                tls.WRITE_BUFFER_BYTES
+            )
         super().connection_made(transport)
         if self._is_closed:
             self.close_at_once()

@@ -91,11 +91,10 @@ class Placer:
     ) -> None:
         """`read_keys` returns the gateway keys, the current one first."""
         self._registry = registry
-        self._read_keys = read_keys
+        self.read_keys = read_keys
         self._budget = budget
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            middlewares=(_raise_pod_rejection,),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
 
@@ -132,6 +131,21 @@ class Placer:
         if isinstance(ranked, routing.Shortage):
             raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
         return ranked
+
+    def reserve(self, request: SessionRequest, seconds: float) -> Pod:
+        """Reserve a slot for a caller that connects to the pod itself, and return the pod.
+
+        The slot is held for the time, or until the pod is gone.
+
+        Raises:
+            Rejection: no pod that the tenant may use has room.
+        """
+        key = self.check_room(request)[0]
+        placement = self._registry.add_placement(key)
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, self._registry.release, placement)
+        self._recent.add(request.model, request.avatar, key)
+        return self._registry.pods[key]
 
     def has_room(self, request: SessionRequest) -> bool:
         """Return whether some pod may accept a session now."""
@@ -182,12 +196,9 @@ class Placer:
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
     async def _fetch(self, pod: Pod, path: str, caller: str | None) -> Fetched:
-        headers = _proofs(pod, caller, self._read_keys())
+        headers = _proofs(pod, caller, self.read_keys())
         address = f"http://{_host(pod)}:{pod.sessions_port}{path}"
-        # Without the middleware, for which every status but 101 is a rejection.
-        async with self._http.get(
-            address, headers=headers, allow_redirects=False, middlewares=()
-        ) as response:
+        async with self._http.get(address, headers=headers, allow_redirects=False) as response:
             if response.content_type not in _MEDIA_TYPES:
                 # A tenant may run an image of its own: no page of a pod has the gateway's origin.
                 raise errors.PodError(pod.key, f"its answer is {response.content_type[:64]}")
@@ -267,11 +278,11 @@ class Placer:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 peer = await upgrade.connect(
-                    self._http,
-                    f"http://{_host(pod)}:{pod.sessions_port}{request.path}",
+                    (pod.ip, pod.sessions_port),
+                    request.path,
                     _query(request, pod),
                     {
-                        **_headers(headers, request, pod, self._read_keys()),
+                        **_headers(headers, request, pod, self.read_keys()),
                         labels.CONNECTION_HEADER: connection,
                     },
                     subprotocols,
@@ -315,10 +326,13 @@ def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
 def _headers(
     forwarded: Mapping[str, str], request: SessionRequest, pod: Pod, keys: Sequence[str]
 ) -> Mapping[str, str]:
-    """Add what proves the gateway, and the requested service if the pod has another one."""
+    """Add what proves the gateway, the limit of the tenant, and a service of another name."""
     headers = {**forwarded, **_proofs(pod, request.caller, keys)}
     if pod.original_service != request.model:
         headers[labels.SERVICE_HEADER] = request.model
+    tenant = request.principal.tenant
+    if tenant is not None and tenant.limits.session_s is not None:
+        headers[labels.MAX_DURATION_HEADER] = str(tenant.limits.session_s)
     return headers
 
 
@@ -341,25 +355,9 @@ _SHORTAGE_MESSAGES: Final = {
 }
 
 
-_FORWARDED_HEADERS: Final = ("Content-Type", "Retry-After")
 _REQUEST_ERROR_STATUSES: Final = frozenset({400, 403, 404})
 
 
 def _is_request_error(rejection: errors.PodRejection) -> bool:
     """Return whether every pod of the service would reject the request for the same reason."""
     return rejection.status in _REQUEST_ERROR_STATUSES and rejection.code != "model_not_found"
-
-
-async def _raise_pod_rejection(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Raise a `PodRejection` with the body of a rejected upgrade, which aiohttp would discard."""
-    response = await handler(request)
-    if response.status == 101:
-        return response
-    async with response:
-        body = await response.content.read(64 * 1024)
-    headers = {
-        name: response.headers[name] for name in _FORWARDED_HEADERS if name in response.headers
-    }
-    raise errors.PodRejection(response.status, headers, body)

@@ -98,6 +98,6 @@ class PodRequests:
         self, address: str, headers: dict[str, str], body: bytes, most: int, pod: Pod
     ) -> Answer:
         async with self._http.post(
-            address, data=body, headers=headers, allow_redirects=False, middlewares=()
+            address, data=body, headers=headers, allow_redirects=False
         ) as response:
             return Answer(response.status, await read_body(response, pod.key, most))

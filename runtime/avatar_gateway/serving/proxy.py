@@ -67,9 +67,11 @@ async def relay(
     """
     forwarders = [
         asyncio.create_task(
-            _forward(caller, pod, Side.CALLER, rate, on_message), name="relay-to-pod"
+            _Direction(caller, pod, Side.CALLER, rate, on_message).run(), name="relay-to-pod"
         ),
-        asyncio.create_task(_forward(pod, caller, Side.POD, rate), name="relay-to-caller"),
+        asyncio.create_task(
+            _Direction(pod, caller, Side.POD, rate, lambda: None).run(), name="relay-to-caller"
+        ),
     ]
     try:
         done, _ = await asyncio.wait([*forwarders, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -96,35 +98,60 @@ def _precedence(end: End) -> int:
     return [Side.POD, Side.CALLER, Side.GATEWAY].index(end.side)
 
 
-async def _forward(
-    source: Peer,
-    sink: Peer,
-    side: Side,
-    rate: Rate,
-    on_message: Callable[[], None] = lambda: None,
-) -> End:
-    other = Side.POD if side is Side.CALLER else Side.CALLER
-    loop, limit = asyncio.get_running_loop(), RateLimit(rate)
-    segment = source.take_early()
-    while True:
-        try:
-            if segment.forward:
-                on_message()
-            sink.forward(segment)
-            await sink.drain()
-        except ConnectionError:
-            return _connection_lost(other)
-        if segment.close is not None:
-            return _closed(side, segment.close)
-        delay = limit.delay(loop.time(), segment.frames, len(segment.forward))
-        if delay > _DELAY_S and not source.is_lost:  # nothing more follows from a lost one
-            await asyncio.sleep(delay)
-        elif segment.has_more:
-            await asyncio.sleep(0)  # other connections get their turn
-        try:
-            segment = await source.read()
-        except ConnectionError:
-            return _connection_lost(side)
+class _Direction:
+    """Forwards what one side sends.
+
+    Whole frames leave in the callback that they arrive in. Whatever has to wait for something, or
+    ends the session, is left to the task of `run`.
+    """
+
+    def __init__(
+        self, source: Peer, sink: Peer, side: Side, rate: Rate, on_message: Callable[[], None]
+    ) -> None:
+        self._source, self._sink = source, sink
+        self._side = side
+        self._limit = RateLimit(rate)
+        self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> End:
+        """Forward until a side ends."""
+        side, other = self._side, Side.POD if self._side is Side.CALLER else Side.CALLER
+        segment = self._source.take_early()
+        while True:
+            try:
+                if segment.forward:
+                    self._on_message()
+                self._sink.forward(segment.forward, is_mid_frame=segment.is_mid_frame)
+                await self._sink.drain()
+            except ConnectionError:
+                return _connection_lost(other)
+            if segment.close is not None:
+                return _closed(side, segment.close)
+            delay = self._limit.delay(self._loop.time(), segment.frames, len(segment.forward))
+            # Nothing more follows from a lost one.
+            if delay > _DELAY_S and not self._source.is_lost:
+                await asyncio.sleep(delay)
+            elif segment.has_more:
+                await asyncio.sleep(0)  # other connections get their turn
+            try:
+                segment = await self._source.read(self._pass_on)
+            except ConnectionError:
+                return _connection_lost(side)
+
+    def _pass_on(self, data: bytes, frames: int) -> bool:
+        sink = self._sink
+        if sink.is_full or not self._limit.accept(self._loop.time(), frames, len(data)):
+            return False
+        if data:
+            self._on_message()
+            try:
+                sink.forward(data)
+            except ConnectionError:
+                return False  # `run` finds the same
+            if sink.is_full:
+                self._source.wake()  # `run` waits until it has taken enough
+        return True
 
 
 def _closed(side: Side, close: Close) -> End:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 REVOKED_CLOSE: Final = 4401
 """Clients do not connect again after it, as after a wrong credential."""
 FORBIDDEN_CLOSE: Final = 4403
+MAX_DURATION_CLOSE: Final = 4410
+_GRACE_S: Final = 5.0
+"""The pod ends a session at the limit of its tenant, which it announces to the client as
+`expires_at`. The gateway ends the connection later, if the image of the pod ignores the limit."""
 _INTERVAL_S: Final = 1.0
 """How often sessions are checked without a change: keys also end at a time of day."""
 
@@ -49,9 +53,9 @@ class RevocationWatch:
 
     def check(self) -> None:
         """End the sessions that may not go on."""
-        now = self._clock()
+        now, loop_now = self._clock(), asyncio.get_running_loop().time()
         for stop, session in list(self._sessions.live_sessions.items()):
-            end = None if stop.done() else self._end_of(session, now)
+            end = None if stop.done() else self._end_of(session, now, loop_now)
             if end is not None:
                 stop.set_result(end)
                 self._audit.done(
@@ -61,8 +65,11 @@ class RevocationWatch:
                     detail=end.reason,
                 )
 
-    def _end_of(self, session: LiveSession, now: float) -> proxy.End | None:
+    def _end_of(self, session: LiveSession, now: float, loop_now: float) -> proxy.End | None:
         principal = session.principal
+        limit_s = None if principal.tenant is None else principal.tenant.limits.session_s
+        if limit_s is not None and loop_now - session.started_at > limit_s + _GRACE_S:
+            return _TOO_LONG
         tenant = principal.tenant
         if tenant is None:
             use = principal.client_secret
@@ -80,6 +87,9 @@ class RevocationWatch:
         return None
 
 
+_TOO_LONG: Final = proxy.End(
+    proxy.Side.GATEWAY, MAX_DURATION_CLOSE, "the session reached its maximum duration"
+)
 _REVOKED: Final = proxy.End(
     proxy.Side.GATEWAY, REVOKED_CLOSE, "credential_revoked: the credential was revoked"
 )

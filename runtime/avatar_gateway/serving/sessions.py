@@ -52,6 +52,8 @@ class LiveSession:
     principal: Principal
     ready_at: float | None
     """From when on it can be handed over, seconds on the event loop's clock; None if it cannot."""
+    started_at: float
+    """When it began or was resumed, seconds on the event loop's clock."""
 
 
 class Sessions:
@@ -111,8 +113,9 @@ class Sessions:
         the connection.
         """
         stop: asyncio.Future[proxy.End] = asyncio.get_running_loop().create_future()
-        ready_at = asyncio.get_running_loop().time() + _NEW_S if can_resume else None
-        self._stops[stop] = LiveSession(service, principal, ready_at)
+        now = asyncio.get_running_loop().time()
+        ready_at = now + _NEW_S if can_resume else None
+        self._stops[stop] = LiveSession(service, principal, ready_at, now)
         self._empty.clear()
         demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions + 1))

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import EMPTY_PAYLOAD, web
 
 from avatar_contracts import labels, session_ids
+from avatar_gateway.serving import pod_connection
 from avatar_gateway.serving.peer import Peer
 
 if TYPE_CHECKING:
@@ -95,13 +96,14 @@ async def accept(
         raise ConnectionResetError("the caller left")
     caller = Peer(request.protocol, budget, is_pod=False, subprotocol=answer)
     request.protocol.set_parser(caller)  # type: ignore[arg-type]  # needs only its two methods
+    caller.take_over()
     request.protocol.resume_reading()
     return response, caller
 
 
 async def connect(
-    http: aiohttp.ClientSession,
-    url: str,
+    address: tuple[str, int],
+    path: str,
     query: Sequence[tuple[str, str]],
     headers: Mapping[str, str],
     subprotocols: Sequence[str],
@@ -110,7 +112,8 @@ async def connect(
     """Open a WebSocket to a pod.
 
     Raises:
-        ClientError, OSError: the pod is not reachable or its answer is no handshake.
+        PodRejection: the pod refuses it.
+        ClientError, OSError, TimeoutError: the pod is not reachable or its answer is no handshake.
     """
     key = base64.b64encode(os.urandom(16)).decode()
     handshake = {
@@ -122,28 +125,24 @@ async def connect(
     }
     if subprotocols:
         handshake["Sec-WebSocket-Protocol"] = ",".join(subprotocols)
-    response = await http.get(
-        url, params=query, headers=handshake, allow_redirects=False, read_until_eof=False
-    )
-    connection = response.connection
-    accepted = response.headers.get("Sec-WebSocket-Accept") == _accept_value(key)
-    if connection is None or connection.protocol is None or not accepted:
-        response.close()
-        raise aiohttp.ClientError(f"the pod answered {response.status} without a valid handshake")
-    chosen = response.headers.get("Sec-WebSocket-Protocol")
-    protocol = connection.protocol
-    named = session_ids.parse(response.headers.get(labels.SESSION_HEADER))
+    protocol, answer = await pod_connection.upgrade(address, path, query, handshake)
+    transport, answered = protocol.transport, answer.headers
+    if transport is None or answered.get("Sec-WebSocket-Accept") != _accept_value(key):
+        if transport is not None:
+            transport.abort()
+        raise aiohttp.ClientError(f"the pod answered {answer.code} without a valid handshake")
+    chosen = answered.get("Sec-WebSocket-Protocol")
     pod = Peer(
         protocol,
         budget,
         is_pod=True,
         subprotocol=chosen if chosen in subprotocols else None,
-        session_id=named,
-        on_closed=response.close,
+        session_id=session_ids.parse(answered.get(labels.SESSION_HEADER)),
     )
-    resume_s = response.headers.get(labels.RESUME_HEADER, "")
+    resume_s = answered.get(labels.RESUME_HEADER, "")
     pod.resume_s = int(resume_s) if _SECONDS.fullmatch(resume_s) else 0
     protocol.set_parser(pod, EMPTY_PAYLOAD)
+    pod.take_over()
     return pod
 
 

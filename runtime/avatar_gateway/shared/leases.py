@@ -170,11 +170,16 @@ class Leases:
         """Report to the shared state until cancelled: at once what changes, the rest regularly."""
         next_at = self._now()
         while True:
-            if self._now() >= next_at:
-                await self.report()
+            is_due = self._now() >= next_at
+            if is_due:
                 next_at = self._now() + HEARTBEAT_S
             self._wake.clear()
-            await self._report_changes()
+            try:
+                await (self.report() if is_due else self._report_changes())
+            except Exception:
+                # Whatever the server answers, the sessions of this gateway go on.
+                _log.exception("leases not reported")
+                await asyncio.sleep(HEARTBEAT_S)
             timeout_s = max(0.0, next_at - self._now())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):

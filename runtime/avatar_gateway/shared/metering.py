@@ -173,10 +173,14 @@ class Meter:
         count = 0
         while True:
             await asyncio.sleep(REPORT_S)
-            await self.report()
             count += 1
-            if count % ABANDONED_EVERY == 0:
-                await self.close_abandoned()
+            try:
+                await self.report()
+                if count % ABANDONED_EVERY == 0:
+                    await self.close_abandoned()
+            except Exception:
+                # Whatever the server answers, the sessions of this gateway go on.
+                _log.exception("usage not reported")
 
     async def report(self) -> None:
         """Write what is closed to the log, and report all figures."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_WAIT_MS: Final = 600_000
 _MAX_TOKENS: Final = 4
+_MAX_DURATION_DIGITS: Final = 10
 _CALLER_CHARACTERS: Final = 64
 REALTIME_PATH: Final = "/v1/realtime"
 PATHS: Final = (REALTIME_PATH, voice_live.PATH)
@@ -123,6 +124,17 @@ def check_resume(request: SessionRequest) -> None:
     """
     _check_origin(request.headers)
     _check_query(request.query)
+
+
+def max_duration_s(headers: Mapping[str, str], own_s: float, *, is_from_gateway: bool) -> float:
+    """Return how long a new session may take, in seconds.
+
+    The gateway can shorten it to the limit of a tenant, and cannot make it longer. Callers without
+    a gateway choose nothing.
+    """
+    text = headers.get(labels.MAX_DURATION_HEADER.lower(), "") if is_from_gateway else ""
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DURATION_DIGITS
+    return min(own_s, max(1, int(text))) if is_number else own_s
 
 
 def caller_of(headers: Mapping[str, str], peer: str, *, is_from_gateway: bool) -> str:

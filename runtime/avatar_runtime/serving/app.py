@@ -15,6 +15,7 @@ from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import resume
 from avatar_runtime.serving import (
     admission,
+    direct_access,
     live_session,
     page_routes,
     rejections,
@@ -24,6 +25,7 @@ from avatar_runtime.serving.avatar_routes import AvatarRoutes
 from avatar_runtime.serving.model_routes import ModelRoutes
 
 if TYPE_CHECKING:
+    from avatar_contracts.direct_tokens import DirectClaims
     from avatar_runtime.protocol.resume import ResumeRequest
     from avatar_runtime.serving.live_session import LiveSession
     from avatar_runtime.serving.live_sessions import LiveSessions
@@ -79,9 +81,14 @@ async def serve_session(websocket: WebSocket, runtime: Runtime, sessions: LiveSe
         subprotocols=websocket.scope["subprotocols"],
         path=websocket.scope["path"],
     )
+    claims = None
     if runtime.tokens.session_is_required:
         try:
-            admission.check_token(request, runtime.tokens.session())
+            claims = runtime.direct.claims(request)
+            if claims is None:
+                admission.check_token(request, runtime.tokens.session())
+            else:
+                request = direct_access.as_session_request(request, claims)
         except Rejection as rejection:
             # Also with refuse=close: a stranger gets no WebSocket.
             await _deny(websocket, rejection, runtime)
@@ -90,7 +97,7 @@ async def serve_session(websocket: WebSocket, runtime: Runtime, sessions: LiveSe
         await _resume(websocket, request, runtime, sessions)
         return
     try:
-        live = await _open_session(websocket, request, runtime, sessions)
+        live = await _open_session(websocket, request, runtime, sessions, claims)
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
@@ -104,17 +111,20 @@ async def _open_session(
     request: admission.SessionRequest,
     runtime: Runtime,
     sessions: LiveSessions,
+    claims: DirectClaims | None,
 ) -> LiveSession:
-    """Accept a connection and start its session.
+    """Accept a connection and start its session; `claims` are those of its one-time token.
 
     Raises:
-        Rejection: there is no slot, or the request is wrong.
+        Rejection: there is no slot, the request is wrong, or the token was used.
         WebSocketDisconnect: the client has left.
     """
     runtime.slots.acquire()
     try:
         service = runtime.settings.identity.service
         avatar = admission.check(request, service, runtime.avatars.keys())
+        if claims is not None:
+            runtime.direct.use(claims)
         session_id = runtime.new_session_id()
         headers = [*_resume_header(runtime), *_session_header(session_id)]
         await websocket.accept(_subprotocol(websocket), headers)

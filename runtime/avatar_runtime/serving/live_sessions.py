@@ -67,6 +67,11 @@ class LiveSessions:
         runtime, tokens = self._runtime, ResumeTokens()
         settings = runtime.settings
         ttl_ms = settings.sessions.resume_ttl_s * 1000
+        duration_s = admission.max_duration_s(
+            request.headers,
+            settings.sessions.max_duration_s,
+            is_from_gateway=runtime.tokens.session_is_required,
+        )
         session = runtime.open_session(
             avatar,
             admission.reported_service(request, settings.identity.service),
@@ -74,9 +79,11 @@ class LiveSessions:
             session_id=session_id,
             names_avatar=request.names_avatar,
             resume=Resume(tokens.issue(), ttl_ms) if ttl_ms else None,
+            max_duration_s=duration_s,
         )
         clock = SessionClock(runtime.clock)
         live = LiveSession(session, runtime, clock, tokens, request.dialect)
+        live.remaining_s = duration_s
         _log.info("session opened session=%s sessions=%d", session.id, runtime.slots.sessions)
         self._run(live)
         return live

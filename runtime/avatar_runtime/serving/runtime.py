@@ -22,6 +22,7 @@ from avatar_runtime.protocol.session_config import (
 from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
+from avatar_runtime.serving.direct_access import DirectAccess
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
 from avatar_runtime.serving.usage import UsageReports
@@ -84,6 +85,7 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.tokens = PodTokens(settings.admin)
+        self.direct = DirectAccess(settings.identity.pod, self.tokens.session, time.time)
         self.metrics = metrics
         self.clock = clock
         self.changes = ChangeNotifier()
@@ -211,18 +213,21 @@ class Runtime:
         session_id: str = "",
         names_avatar: bool = False,
         resume: Resume | None = None,
+        max_duration_s: float | None = None,
     ) -> Session[AudioWindow]:
         """Return a new session that reports `service` as its model.
 
         The caller has acquired a slot for it. `session_id` is from `new_session_id`; an empty one
-        is made here. `resume` is how the client can continue it.
+        is made here. `resume` is how the client can continue it. `max_duration_s` is that of the
+        settings if it is None.
         """
         settings = self.settings.sessions
+        duration_s = settings.max_duration_s if max_duration_s is None else max_duration_s
         character = self._characters[avatar] if avatar else next(iter(self._characters.values()))
         read_only = ReadOnlyFields(
             id=session_id or self.new_session_id(),
             model=service,
-            expires_at=int(time.time()) + settings.max_duration_s,
+            expires_at=int(time.time() + duration_s),
             fps=settings.fps,
         )
         config = SessionConfig(
@@ -231,7 +236,7 @@ class Runtime:
             video=video,
             names_avatar=names_avatar,
         )
-        return self._session(config, read_only, resume=resume)
+        return self._session(config, read_only, resume=resume, max_duration_s=duration_s)
 
     def continue_session(self, config: SessionConfig, heading: Heading) -> Session[AudioWindow]:
         """Return the session of a document without its state.
@@ -249,6 +254,7 @@ class Runtime:
         *,
         resume: Resume | None = None,
         continues: str | None = None,
+        max_duration_s: float | None = None,
     ) -> Session[AudioWindow]:
         settings = self.settings.sessions
         context_s = self._engine.model.context_s
@@ -258,7 +264,10 @@ class Runtime:
             config,
             self._characters,
             read_only,
-            limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),
+            limits=SessionLimits(
+                settings.max_duration_s if max_duration_s is None else max_duration_s,
+                settings.idle_timeout_s,
+            ),
             open_utterance=lambda audio: AudioDecoder(audio, settings.fps, context_s, options),
             open_detector=voice_activity.SileroDetector,
             now=self.clock(),

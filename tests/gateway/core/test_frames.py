@@ -93,6 +93,40 @@ def test_data_frames_pass_unchanged_in_whatever_pieces_they_arrive(
     assert reader.buffered == 0
 
 
+@pytest.mark.parametrize("mask", [None, MASK], ids=["pod", "caller"])
+@given(data=st.data())
+def test_whole_messages_are_found_without_reading_them(
+    data: st.DataObject, mask: bytes | None
+) -> None:
+    """Whatever is counted may be forwarded as it is: `read` would forward the same."""
+    stream = data.draw(streams(mask))
+    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(stream.wire))] * 2)))
+    wire = data.draw(st.sampled_from([stream.wire, stream.wire[start:end], bytes(stream.data)]))
+    reader, most = _reader(masked=mask is not None), data.draw(st.integers(1, 5))
+    count = reader.count_whole(wire, most)
+    if count:
+        reader.feed(wire)
+        assert reader.read(most) == Segment(wire, is_mid_frame=False, frames=count)
+        assert reader.buffered == 0
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["pod", "caller"])
+@pytest.mark.parametrize("size", [0, 1, 2, 125, 126, 15_000, 65_535])
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_a_live_session_sends_is_counted(size: int, count: int, mask: bytes | None) -> None:
+    frame = encode(Opcode.BINARY, bytes(size), mask)
+    reader = _reader(masked=mask is not None)
+    small = size < 2 and mask is None  # the length would reach beyond a frame of so few bytes
+    assert reader.count_whole(frame * count, 3) == (0 if small and len(frame) < 4 else count)
+    assert reader.count_whole(frame * count, count - 1) == 0
+    assert reader.count_whole(frame * count + frame[:-1], 9) == 0
+    assert _reader(masked=mask is None).count_whole(frame, 9) == 0
+    for other in (_frame(0, b"12"), _frame(1, b"12", fin=False), encode(Opcode.PING, b"12")):
+        assert _reader().count_whole(other, 9) == 0
+    reader.feed(frame[:1])
+    assert reader.count_whole(frame, 9) == 0
+
+
 def test_a_frame_that_fits_is_forwarded_whole() -> None:
     reader, frame = _reader(), encode(Opcode.TEXT, bytes(WHOLE_FRAME_BYTES - 10))
     reader.feed(frame[:-1])

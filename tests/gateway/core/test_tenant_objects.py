@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_gateway.core.tenant_objects import (
-    Access,
     Issuer,
     OnRevocation,
     is_safe_url,
     parse_tenant,
 )
 from avatar_gateway.core.tenants import AtMonthlyLimit, TenantLimits
+
+if TYPE_CHECKING:
+    from avatar_contracts.tenant_access import Access
 
 JWT = {"issuer": "https://issuer.example", "audiences": ["avatar"]}
 
@@ -143,3 +145,12 @@ def test_access_needs_the_namespace_and_the_labels() -> None:
     assert access.permits("other", {"team": "acme"}, gold)
     assert not access.permits("other", {"team": "globex"}, gold)
     assert not access.permits("named", {}, {})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9090/keys", "https://localhost/keys", "https://[::1]/keys"]
+)
+def test_what_an_issuer_publishes_does_not_lead_to_this_machine(url: str) -> None:
+    assert is_safe_url(url)
+    assert not is_safe_url(url, loopback=False)
+    assert is_safe_url("https://issuer.example/keys", loopback=False)

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from avatar_gateway.core.frames import WHOLE_FRAME_BYTES, Opcode, encode
 from avatar_gateway.core.memory_budget import MemoryBudget
-from avatar_gateway.serving import peer
+from avatar_gateway.serving import liveness, peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,7 +63,7 @@ async def test_a_caller_that_does_not_answer_pings_is_gone(
     gateway: Any, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.pod("p1")
-    monkeypatch.setattr(peer, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.1)
     async with _open(gateway, ping_interval=None) as caller:
         caller.transport.pause_reading()
         await until(lambda: gateway.sessions.live == 0)
@@ -80,14 +80,14 @@ def test_anything_from_a_silent_side_shows_that_it_is_there(
     side = peer.Peer(cast("Any", protocol), MemoryBudget(2**20), is_pod=False)
     written = protocol.transport.written
     for pings in range(1, 6):
-        loop.advance(peer.HEARTBEAT_S + 0.1)
+        loop.advance(liveness.HEARTBEAT_S + 0.1)
         assert not protocol.transport.aborted
         assert written == [encode(Opcode.PING, b"", None)] * pings
         # Half a heartbeat is left to answer.
-        loop.advance(0.4 * peer.HEARTBEAT_S)
+        loop.advance(0.4 * liveness.HEARTBEAT_S)
         assert not protocol.transport.aborted
         if answer is None:
-            loop.advance(0.1 * peer.HEARTBEAT_S)
+            loop.advance(0.1 * liveness.HEARTBEAT_S)
             assert protocol.transport.aborted
             break
         side.feed_data(encode(answer, b"", bytes(4)))
@@ -333,7 +333,7 @@ ESTABLISHED, CLOSED, CLOSE_WAIT = 1, 7, 8
 async def test_a_side_that_is_not_read_lives_while_its_connection_is_open(
     until: Until, monkeypatch: pytest.MonkeyPatch, is_pod: bool, state: int, ends: bool
 ) -> None:
-    monkeypatch.setattr(peer, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.01)
     protocol: Any = _Protocol(state)
     side = peer.Peer(protocol, MemoryBudget(2**20), is_pod=is_pod)
     side.feed_data(encode(Opcode.TEXT, bytes(100_000), None if is_pod else bytes(4)))

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from avatar_contracts import socket_buffers
 from avatar_gateway.core.frames import Opcode, encode
-from avatar_gateway.serving import peer
+from avatar_gateway.serving import liveness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -196,14 +196,14 @@ async def test_a_pod_that_takes_nothing_and_ends_its_side_ends_the_session(
 
     What the pod sent before its end reaches the caller.
     """
-    monkeypatch.setattr(peer, "_UNSENT_CHECK_S", 0.05)
+    monkeypatch.setattr(liveness, "_UNSENT_CHECK_S", 0.05)
     pod = await gateway.pod("p1")
     may_end, sent, unchanged = asyncio.Event(), 0, list[int]()
 
     async def stop_reading(connection: web.WebSocketResponse, _: Any) -> None:
         assert connection._req is not None
         transport = connection._req.transport
-        assert isinstance(transport, asyncio.Transport)
+        assert transport is not None
         transport.pause_reading()
         await may_end.wait()
         transport.write(encode(Opcode.TEXT, b"last words"))

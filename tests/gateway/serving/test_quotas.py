@@ -9,14 +9,18 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
+from tests.gateway.tenants import tenant_of
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from avatar_contracts import session_ids
+from avatar_contracts.tokens import gateway_key, gateway_token
 from avatar_gateway.core import usage
 from avatar_gateway.core.leases import Usage
 from avatar_gateway.core.tenants import Principal, Tenant, TenantLimits
+from avatar_gateway.core.usage import Record
 from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 KEY = "a-key-of-some-length"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 SERVICE = "acme/concierge"
+MASTER = "a-master-secret-of-the-operator"
 WAIT_S = 30.0
 
 
@@ -106,6 +111,47 @@ async def test_a_session_over_the_limit_is_refused_until_another_one_ends(
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4429
     for caller in (second, third):
+        await caller.close()
+
+
+async def test_a_caller_waits_until_a_session_of_its_tenant_ends(counting: Counting) -> None:
+    await counting.gateway.pod("p1")
+    first, second = await counting.open(), await counting.open()
+    running = asyncio.create_task(counting.leases.run())
+    waiting = await counting.open("&wait_ms=30000")
+    assert json.loads(await waiting.recv())["type"]
+    await first.close(1000)
+    await waiting.send("x")
+    async with asyncio.timeout(WAIT_S):
+        while await waiting.recv() != "x":
+            pass
+    await counting.refusal()
+    for caller in (second, waiting):
+        await caller.close()
+    running.cancel()
+
+
+async def test_the_state_document_names_the_limit_and_the_month(
+    counting: Counting, tenant: list[Tenant | None]
+) -> None:
+    await counting.gateway.pod("p1")
+    counting.gateway.tenants.set_tenant(tenant_of("acme"))
+    record = Record("r", usage.Account("acme", SERVICE, "-"), usage.of(session_ms=61_500))
+    await counting.leases.state.report_usage([record])
+    await counting.leases.report()
+    callers = [await counting.open() for _ in range(2)]
+    headers = {"Authorization": f"Bearer {gateway_token(gateway_key(MASTER))}"}
+    url = f"http://127.0.0.1:{counting.gateway.admin_port}/control/v1/state"
+
+    async def shown() -> tuple[str, int, int]:
+        async with aiohttp.ClientSession() as http, http.get(url, headers=headers) as response:
+            acme = (await response.json())["tenants"]["acme"]
+        return acme["limited_by"], acme["seconds_this_month"], acme["sessions"]
+
+    assert await shown() == ("", 61, 2)
+    await counting.refusal()
+    assert await shown() == ("sessions", 61, 2)
+    for caller in callers:
         await caller.close()
 
 

@@ -22,6 +22,8 @@ from tests.gateway import tenants as make
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from avatar_contracts import labels, tokens
+from avatar_gateway.serving import revocation
 from avatar_gateway.serving.revocation import FORBIDDEN_CLOSE, REVOKED_CLOSE
 from avatar_gateway.tenant_registry import ServiceAccess
 
@@ -50,12 +52,14 @@ class World:
         assert status == 200, body
         return str(body["value"])
 
-    async def post(self, key: str, body: Any) -> tuple[int, Any]:
-        """Return the answer to a request for a client secret."""
+    async def post(
+        self, key: str, body: Any, path: str = "/v1/realtime/client_secrets"
+    ) -> tuple[int, Any]:
+        """Return the answer to a request, by default for a client secret."""
         headers = {"Authorization": f"Bearer {key}"}
         async with (
             aiohttp.ClientSession(f"http://127.0.0.1:{self.gateway.port}") as http,
-            http.post("/v1/realtime/client_secrets", json=body, headers=headers) as response,
+            http.post(path, json=body, headers=headers) as response,
         ):
             return response.status, await response.json()
 
@@ -503,3 +507,74 @@ async def test_no_credential_reaches_a_log(
     assert make.key_of(1)[0] in logged, "the public name of the key"
     assert "end session" in logged
     assert "unauthenticated" in logged
+
+
+# Duration
+
+
+async def test_the_pod_gets_the_limit_of_the_tenant_for_a_session(world: World) -> None:
+    await world.opens(ACME)
+    world.tenants.change_acme(limits={"sessionSeconds": 90})
+    await world.opens(ACME, **{labels.MAX_DURATION_HEADER: "9999"})
+    sent = [each.headers.get(labels.MAX_DURATION_HEADER) for each in world.pods[0].requests]
+    assert sent == [None, "90"]
+
+
+async def test_a_pod_that_ignores_the_limit_loses_its_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "_GRACE_S", 0.0)
+    world.tenants.change_acme(limits={"sessionSeconds": 1})
+    async with world.open(ACME) as caller, world.open(PLATFORM) as other:
+        assert await closed(caller) == (4410, "the session reached its maximum duration")
+        await other.send("still here")
+        assert await other.recv() == "still here"
+
+
+# Sessions without a gateway
+
+
+async def test_direct_mode_hides_foreign_services_and_counts_uses(
+    make_gateway: Callable[..., Any],
+) -> None:
+    async with make_gateway(direct_url="wss://{pod}.example/v1/realtime") as gateway:
+        world = World(gateway, make.Tenants(gateway.tenants))
+        await gateway.pod("p1")
+        gateway.registry.add_service(FOREIGN)
+
+        async def ask(key: str, model: str) -> tuple[int, str]:
+            status, body = await world.post(key, {"model": model}, "/v1/sessions")
+            return status, json.dumps(body.get("error")).replace(model, "M")
+
+        assert await ask(ACME, FOREIGN) == await ask(ACME, UNKNOWN)
+        assert (await ask(ACME, FOREIGN))[0] == 404
+        secret = await world.mint(ACME, max_uses=1)
+        assert await ask(secret, "acme/second") == await ask(secret, UNKNOWN)
+        assert (await ask(secret, OWN))[0] == 201
+        assert (await ask(secret, OWN))[0] == 401
+
+
+# What the operator reads
+
+
+async def test_the_state_document_counts_what_a_tenant_has_here(world: World) -> None:
+    world.tenants.change_acme(apiKeys={"secretRefs": [{"name": "acme-keys"}, {"name": "more"}]})
+    world.pods[0].capacity = 1
+    token = {"Authorization": f"Bearer {tokens.gateway_token(world.gateway.keys[0])}"}
+    async with (
+        world.open(ACME),
+        aiohttp.ClientSession(f"http://127.0.0.1:{world.gateway.admin_port}") as http,
+    ):
+        world.gateway.report_state(world.pods[0])
+        async with world.open(ACME, f"model={OWN}&wait_ms=60000") as waiting:
+            await waiting.recv()
+            async with http.get(labels.STATE_PATH, headers=token) as response:
+                document = await response.json()
+    assert document["tenants"]["acme"] == {
+        "sessions": 1,
+        "waiting": 1,
+        "seconds_this_month": 0,
+        "keys": {"valid": 1, "problem": "Secret keys/more does not exist"},
+        "limited_by": "",
+    }
+    assert document["tenants"]["globex"]["keys"] == {"valid": 1, "problem": ""}

@@ -8,8 +8,12 @@ import pytest
 
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors
+from avatar_gateway.shared import leases as shared_leases
+from avatar_gateway.shared import metering
 from avatar_gateway.shared.connection import Address, Connection
+from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.shared.usage_log import UsageLog
 from avatar_gateway.shared.use_counts import SharedUseCounts
 
 if TYPE_CHECKING:
@@ -56,6 +60,51 @@ async def test_a_server_that_says_nothing_does_not_hold_a_request() -> None:
     await connection.close()
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.slow
+async def test_an_answer_that_comes_too_late_is_not_the_answer_of_another_call(
+    redis_server: RedisServer,
+) -> None:
+    connection = redis_server.connection()
+    async with redis_server.client() as client:
+        await client.client_pause(1500)
+    late = await asyncio.gather(
+        *(connection.command("ECHO", f"late-{at}") for at in range(40)), return_exceptions=True
+    )
+    assert all(isinstance(each, errors.SharedStateUnavailable) for each in late)
+    await until_up(connection)
+    found = await asyncio.gather(*(connection.command("ECHO", f"{at}") for at in range(40)))
+    assert found == [f"{at}" for at in range(40)]
+    await connection.close()
+
+
+async def test_what_the_server_answers_wrongly_ends_no_session(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_leases, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(metering, "REPORT_S", 0.01)
+    connection = redis_server.connection()
+    state = RedisState(connection)
+
+    async def wrong(*arguments: object) -> object:
+        return ["nonsense", None]
+
+    monkeypatch.setattr(connection, "run", wrong)
+    now = asyncio.get_running_loop().time
+    meter = metering.Meter(state, UsageLog(""), "g", lambda _: 1, now, now)
+    monkeypatch.setattr(metering, "ABANDONED_EVERY", 1)
+    tasks = [asyncio.create_task(each.run()) for each in (Leases(state, "g", now), meter)]
+    async with asyncio.timeout(WAIT_S):
+        while {record.getMessage() for record in caplog.records} < {  # noqa: ASYNC110
+            "leases not reported",
+            "usage not reported",
+        }:
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        assert not task.done()
+        task.cancel()
+    await connection.close()
 
 
 async def test_uses_of_client_secrets_are_counted_while_the_server_is_away(

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from avatar_operator.cli import plan as command
 from avatar_operator.cli.plan import plan_document, plan_text
 from avatar_operator.core.status import conditions
+from avatar_operator.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.operator.conftest import Make, Scenario, Scenarios
 
 
@@ -74,3 +81,35 @@ def test_the_text_says_the_same(scenarios: Scenarios) -> None:
     assert "NoBatchFits" in text
     assert text.endswith("\nn1    rtx-4090  nvidia.com/gpu  2     2     -")
     assert not any(line.endswith(" ") for line in text.splitlines())
+
+
+def planned(folder: Path, make: Make, tenants: list[Any], **spec: Any) -> command.Outcome:
+    paths = {}
+    for name, items in {
+        "service": [make.service_body(**spec)],
+        "nodes": [make.node_body(gpus=8)],
+        "profiles": [make.profile_body()],
+        "tenants": tenants,
+    }.items():
+        paths[name] = folder / f"{name}.json"
+        paths[name].write_text(json.dumps({"kind": "List", "items": items}))
+    files = command.Files(
+        paths["service"], paths["nodes"], paths["profiles"], None, paths["tenants"]
+    )
+    return command.plan(files, 10_000.0)
+
+
+def test_the_quota_of_a_tenant_is_planned_from_its_file(tmp_path: Path, make: Make) -> None:
+    tenant = make.tenant_body(
+        access={"namespaceSelector": {"matchLabels": {"plan": "paid"}}}, limits={"gpus": 2}
+    )
+    namespace = make.namespace_body("acme", plan="paid")
+    found = planned(tmp_path, make, [tenant, namespace], replicas=5)
+    assert found.plan.desired == 2
+    assert "TenantQuota" in [finding.reason.value for finding in found.findings]
+    assert planned(tmp_path, make, [tenant], replicas=5).plan.desired == 5  # nothing matches
+
+
+def test_a_file_without_a_tenant_is_an_error(tmp_path: Path, make: Make) -> None:
+    with pytest.raises(InputError, match="contains no AvatarTenant"):
+        planned(tmp_path, make, [make.namespace_body("acme")])

@@ -181,6 +181,12 @@ class ApiServer:
                 (service,) = self.services
                 service["status"] = body["status"]
                 return web.json_response(self.stamp(service))
+            case "PATCH", _ if path.startswith(f"{GROUP}/avatartenants/"):
+                (tenant,) = [each for each in self.tenants if _name(each) == _name(body)]
+                if tenant["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+                    return web.json_response({"message": "changed"}, status=409)
+                tenant["status"] = body["status"]
+                return web.json_response(self.stamp(tenant))
             case "PATCH", _ if path == PDB:
                 self.pdbs[:] = [self.stamp(body)]
             case "DELETE", _:

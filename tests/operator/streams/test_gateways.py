@@ -12,6 +12,7 @@ from aiohttp import web
 from avatar_operator.core.autoscaling import capacity
 from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.resources.service import ServiceKey
+from avatar_operator.core.resources.tenant_report import TenantReport
 from avatar_operator.streams.endpoint import Endpoint
 from avatar_operator.streams.gateways import GatewayStates
 
@@ -52,7 +53,8 @@ class Reports:
 
     def __init__(self) -> None:
         self.changed: asyncio.Queue[ServiceKey] = asyncio.Queue()
-        self.gateways = GatewayStates(self.changed.put_nowait)
+        self.tenants_changed = asyncio.Event()
+        self.gateways = GatewayStates(self.changed.put_nowait, self.tenants_changed.set)
 
     async def next_change(self) -> ServiceKey:
         async with asyncio.timeout(5):
@@ -101,6 +103,25 @@ async def test_a_repeated_report_is_no_change(reports: Reports, gateway: Gateway
     gateway.report(waiting=1, arrived=41)
     assert [await reports.next_change(), await reports.next_change()] == [KEY, KEY]
     assert reports.changed.empty()
+
+
+async def test_reports_of_tenants_are_kept_for_each_gateway(
+    reports: Reports, gateway: Gateway
+) -> None:
+    reports.gateways.follow("u", gateway.endpoint)
+    acme = {"sessions": 3, "waiting": 1, "seconds_this_month": 61, "keys": {"valid": 2}}
+    broken = {"sessions": -1}
+    gateway.put({"services": {}, "tenants": {"acme": acme, "b": broken, "c": 7}})
+    async with asyncio.timeout(5):
+        await reports.tenants_changed.wait()
+    assert reports.gateways.tenant("acme") == (TenantReport(3, 1, 61, valid_keys=2),)
+    assert reports.gateways.tenant("b") == reports.gateways.tenant("c") == ()
+    assert reports.gateways.know_each_other()
+    reports.tenants_changed.clear()
+    gateway.put({"services": {}, "tenants": {}, "shared_state": "unavailable"})
+    async with asyncio.timeout(5):
+        await reports.tenants_changed.wait()
+    assert not reports.gateways.know_each_other()
 
 
 async def test_callers_of_a_deleted_gateway_no_longer_count(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import httpx
@@ -291,3 +294,37 @@ async def test_a_pod_reads_its_session_tokens_again_for_each_session(
             with pytest.raises(InvalidStatus):
                 await connect(address, additional_headers=SENT)
             assert served.runtime.slots.sessions == 1  # the live session continues
+
+
+@pytest.mark.parametrize(
+    ("text", "is_from_gateway", "expected"),
+    [
+        pytest.param("60", True, 60, id="shorter"),
+        pytest.param("9000", True, 3600, id="never-longer"),
+        pytest.param("0", True, 1, id="at-least-a-second"),
+        pytest.param("60", False, 3600, id="not-from-a-gateway"),
+        pytest.param("", True, 3600, id="empty"),
+        pytest.param("-5", True, 3600, id="negative"),
+        pytest.param("1e3", True, 3600, id="not-digits"),
+        pytest.param("٣", True, 3600, id="other-digits"),
+        pytest.param("9" * 5000, True, 3600, id="long"),
+    ],
+)
+def test_a_gateway_can_shorten_a_session(text: str, is_from_gateway: bool, expected: float) -> None:
+    headers = {"avatar-max-duration": text}
+    assert admission.max_duration_s(headers, 3600, is_from_gateway=is_from_gateway) == expected
+
+
+async def test_a_session_ends_at_the_limit_that_it_announced(serve: Serve) -> None:
+    variables = {labels.ENV_ADMIN_TOKEN: "t", labels.ENV_SESSION_TOKEN: TOKEN}
+    async with serve(**variables) as served:
+        headers = SENT | {labels.MAX_DURATION_HEADER: "1"}
+        address = f"ws://{served.sessions}/v1/realtime"
+        async with connect(address, additional_headers=headers) as session:
+            created = json.loads(await session.recv())
+            assert abs(created["session"]["expires_at"] - time.time()) < 60
+            with suppress(ConnectionClosed):
+                async with asyncio.timeout(20):
+                    while True:
+                        await session.recv()
+            assert session.close_code == 4410

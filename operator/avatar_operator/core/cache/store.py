@@ -277,11 +277,13 @@ class Store:
         if not self.services.put(uid, version, service):
             return ChangeImpact()
         self._service_uids[key] = uid
-        self.tenants.put_service(uid, key, labels, tenants)
+        concerns_tenants = self.tenants.put_service(uid, key, labels, tenants)
         new_spec = None if known and known.generation == generation else uid
         others = self._update_reserve_sharing(uid, known, service)
         avatars = self.avatar_index.name(uid, key, body.get("spec"))
-        return ChangeImpact((uid, *others), new_spec=new_spec, avatars=avatars)
+        return ChangeImpact(
+            (uid, *others), avatars=avatars, new_spec=new_spec, tenants=concerns_tenants
+        )
 
     def _ignore(self, uid: str, key: ServiceKey) -> ChangeImpact:
         """Report once that a service is outside the watched namespaces."""
@@ -295,12 +297,12 @@ class Store:
         service = self.services.drop(uid)
         if service is None:
             return ChangeImpact()
-        self.tenants.drop_service(uid)
+        tenants = self.tenants.drop_service(uid)
         if self._service_uids.get(service.key) == uid:
             del self._service_uids[service.key]
         others = self.reserve_groups.put(uid, service.key.namespace, None)
         avatars = self.avatar_index.name(uid, service.key, None)
-        return ChangeImpact(others, deleted_service=service.key, avatars=avatars)
+        return ChangeImpact(others, avatars=avatars, tenants=tenants, deleted_service=service.key)
 
     def _update_reserve_sharing(
         self, uid: str, known: ServiceBody | None, service: ServiceBody

@@ -109,26 +109,32 @@ class TenantIndex:
 
     def put_service(
         self, uid: str, key: ServiceKey, labels: Mapping[str, str], tenants: tuple[str, ...]
-    ) -> None:
-        """Store what decides on the tenants of a service."""
+    ) -> bool:
+        """Store what decides on the tenants of a service, and return whether it may matter."""
         service = _Service(key, labels, tenants)
         if self._services.get(uid) == service:
-            return
+            return False
         self.drop_service(uid)
         self._services[uid] = service
         if self._users is not None:
             self._add(uid, service, self._users)
+        return self.exist()
 
-    def drop_service(self, uid: str) -> None:
-        """Remove a service."""
-        if self._services.pop(uid, None) is None or self._users is None:
-            return
-        for name in self._users.pop(uid, ()):
-            self._usable[name].discard(uid)
+    def drop_service(self, uid: str) -> bool:
+        """Remove a service, and return whether that may matter to a tenant."""
+        known = self._services.pop(uid, None)
+        if known is not None and self._users is not None:
+            for name in self._users.pop(uid, ()):
+                self._usable[name].discard(uid)
+        return known is not None and self.exist()
 
     def needs_namespaces(self) -> bool:
         """Return whether the labels of namespaces decide on anything."""
         return any(each.access.namespace_selector is not None for each in self._tenants.values())
+
+    def exist(self) -> bool:
+        """Return whether there is any tenant."""
+        return bool(self.bodies.uids())
 
     def get(self, name: str) -> Tenant | None:
         """Return a valid tenant, None if there is none of this name."""

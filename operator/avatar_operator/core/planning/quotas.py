@@ -22,18 +22,13 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.autoscaling.observation import TenantBound
-from avatar_operator.core.gpus.pools import eligible
-from avatar_operator.core.planning.actions import AdoptPod
 from avatar_operator.core.planning.sharing.fair_share import Claim
-from avatar_operator.core.resources.placement import WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_operator.core.gpus.pools import Pool
-    from avatar_operator.core.planning.plan import Plan
     from avatar_operator.core.planning.scale_up import NewPods
     from avatar_operator.core.resources.service import Service, ServiceKey
     from avatar_operator.core.resources.tenant import Quota
@@ -59,17 +54,6 @@ class Member:
     """Creation time in RFC 3339; of equal services, the older one comes first."""
     next_cost: Decimal | None = None
     """Cost per hour of one more pod; None if it is unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a service states after a plan."""
-
-    wanted: int
-    minimum: int = 1
-    weight: int = 1
-    created: str = ""
-    next_cost: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,42 +214,6 @@ def most_wanted(terms: TenantTerms | None, live: int, pools: Sequence[Pool]) -> 
         return UNLIMITED
     share = terms.share
     return min(share.pods, live + min(share.new, _affordable(pools, share.cost_left)))
-
-
-def wish(service: Service, plan: Plan) -> Wish:
-    """Return the pods that a service would use if its tenant had no quota.
-
-    A service that cannot use more pods now, for example because they fail or because no GPU is
-    free, wants no more than it has: the quota is for services that can use it.
-    """
-    live, wanted = len(plan.fleet.live), service.desired_replicas
-    policy = service.autoscaling
-    if plan.scaling is not None:
-        policy = plan.scaling.effective.policy
-        needed = max(plan.scaling.decision.figures.wanted, policy.min_replicas)
-        needed = min(needed, policy.max_replicas)
-        wanted = max(plan.desired, needed)
-    serving = eligible(plan.pools, service.placement)
-    if service.paused or plan.failures or plan.waits_for_avatars:
-        wanted = min(wanted, live)
-    elif service.placement.when_full is not WhenFull.CREATE_PENDING:
-        adopted = sum(isinstance(action, AdoptPod) for action in plan.actions)
-        free = sum(pool.stock.free for pool in serving)
-        wanted = min(wanted, live + adopted + free)
-    return Wish(
-        wanted=wanted,
-        minimum=max(1, policy.min_replicas) if policy is not None else 1,
-        weight=service.weight,
-        created=service.created,
-        next_cost=next((pool.cost_per_hour for pool in serving if pool.stock.free), None),
-    )
-
-
-def is_limited(service: Service, plan: Plan) -> bool:
-    """Return whether the quota of the tenant keeps a service from a pod."""
-    if plan.over_quota or (plan.decision is None and plan.desired < service.desired_replicas):
-        return True
-    return plan.decision is not None and plan.decision.limit is Limit.TENANT_QUOTA
 
 
 def _affordable(pools: Sequence[Pool], cost_left: Decimal | None) -> int:

@@ -147,6 +147,8 @@ class Service:
     """Visible label of videos; empty: none."""
     tenants: tuple[str, ...] = ()
     """Names of the AvatarTenants that may use it; empty: all that have access."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Its own labels, by which tenants select it."""
     upstream: Upstream | None = None
     """Source of the speech; None: the client sends it (mode drive)."""
 
@@ -205,6 +207,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
         template=parse_template(spec.child("template")),
         disclosure=parse_disclosure(spec),
         upstream=upstream_fields.parse(spec.child("upstream"), in_pod=False),
+        labels=Fields(body.get("metadata"), "metadata", []).strings("labels"),
         tenants=spec.texts("tenants", pattern=DNS_LABEL, limit=DNS_LABEL_LIMIT, unique=True),
         weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
         created=identity.created,

@@ -14,6 +14,12 @@ class Finding:
     """A condition without its times, which depend on the previous status."""
 
     condition: Condition
-    status: bool
+    status: bool | None
+    """None: unknown."""
     reason: Reason
     message: str
+
+    @property
+    def status_text(self) -> str:
+        """The status as the API writes it."""
+        return "Unknown" if self.status is None else str(self.status)

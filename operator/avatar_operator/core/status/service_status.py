@@ -192,7 +192,7 @@ def timed_conditions(
     before = _previous_conditions(previous)
     written: list[Body] = []
     for finding in findings:
-        status = str(finding.status)
+        status = finding.status_text
         old = before.get(finding.condition.value)
         since = old.text("lastTransitionTime") if old and old.text("status") == status else ""
         written.append(

@@ -43,7 +43,15 @@ BENCHES: Final = (
         what="the operator at rest, 1,000 pods telling it so each second",
     ),
     Bench("gateway", "localcluster.bench.gateway", what="one gateway that hears 1,000 pods"),
+    Bench(
+        "proxy",
+        "localcluster.bench.proxy",
+        what="processor time for each message beside nginx and haproxy, which must be installed",
+        is_long=True,
+    ),
     Bench("placement", "localcluster.bench.placement", what="placements of two gateways a second"),
+    Bench("quota", "localcluster.bench.quota", what="limits of tenants over three gateways"),
+    Bench("usage", "localcluster.bench.usage", what="totals of usage while gateways are killed"),
     Bench("failover", "localcluster.bench.failover", what="100 killed leaders, 10 clean stops"),
     Bench(
         "engine",

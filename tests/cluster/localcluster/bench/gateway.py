@@ -27,7 +27,7 @@ from localcluster.controlplane import ports, processes
 from localcluster.fakes import gateway_world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from localcluster.operator_process import OperatorProcess
 
@@ -36,12 +36,15 @@ AT_ONCE: Final = 50
 
 
 @contextlib.asynccontextmanager
-async def running_world(pods: int, services: int = 0) -> AsyncIterator[str]:
-    """Run the fakes; yield the address of their API server."""
+async def running_world(pods: int, services: int = 0, sessions_port: int = 0) -> AsyncIterator[str]:
+    """Run the fakes; yield the address of their API server.
+
+    With `sessions_port`, the sessions of the pods go to another process at this port.
+    """
     (port,) = ports.find_free(1)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "localcluster.fakes.gateway_world"),
-        *(str(pods), str(port), str(services)),
+        *map(str, (pods, port, services, sessions_port)),
         preexec_fn=processes.die_with_parent,
         env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
     )
@@ -67,9 +70,13 @@ async def counts(url: str) -> dict[str, int]:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    folder: Path, api: str, key: str, name: str = "gateway"
+    folder: Path,
+    api: str,
+    key: str,
+    name: str = "gateway",
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[OperatorProcess]:
-    """Run a gateway; its address is `health`."""
+    """Run a gateway; its address is `health`. `settings` are further environment variables."""
     path = folder / "kubeconfig"
     context = {"cluster": "c", "user": "u"}
     path.write_text(json.dumps({
@@ -87,6 +94,7 @@ async def running_gateway(
         "AVATAR_POD": name,
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{sessions}",
         "AVATAR_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS": "4096",
+        **(settings or {}),
     }
     argv = (
         *(sys.executable, "-m", "avatar_gateway", "serve"),

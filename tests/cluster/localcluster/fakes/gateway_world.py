@@ -41,12 +41,16 @@ def address(number: int) -> str:
 class World:
     """The objects and the connections."""
 
-    def __init__(self, pods: int, port: int, services: int = 0) -> None:
+    def __init__(self, pods: int, port: int, services: int = 0, sessions_port: int = 0) -> None:
         """Pod number N belongs to service number N modulo `services`, which is `pods` if it is 0.
 
         With `services`, each pod reports changes as a runtime does: at most ten lines a second.
+        With `sessions_port`, sessions go to another process at this port of each address.
         """
-        self._port = port
+        self._ports = {
+            labels.SESSIONS_PORT_NAME: sessions_port or port,
+            labels.ADMIN_PORT_NAME: port,
+        }
         self._pods = pods
         self._services = services or pods
         self._reports_changes = services > 0
@@ -71,6 +75,9 @@ class World:
                     await self._answer_api(writer, target.path, "watch=" in target.query)
                 elif target.path == labels.STATE_PATH:
                     await self._send_states(writer, number)
+                elif target.path in (labels.SNAPSHOTS_PATH, labels.USAGE_PATH):
+                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    await reader.read()  # nothing is known of idle sessions
                 else:
                     await self._accept_session(reader, writer, head, number)
         writer.close()
@@ -97,7 +104,6 @@ class World:
         await writer.drain()
 
     def _pod(self, number: int) -> dict[str, Any]:
-        ports = (labels.SESSIONS_PORT_NAME, labels.ADMIN_PORT_NAME)
         metadata, service = _named(number)["metadata"], service_name(number % self._services)
         version = f"{labels.GROUP}/{labels.VERSION}"
         owner: dict[str, Any] = {"apiVersion": version, "kind": labels.SERVICE_KIND}
@@ -113,7 +119,12 @@ class World:
             },
             "spec": {
                 "containers": [
-                    {"ports": [{"name": name, "containerPort": self._port} for name in ports]}
+                    {
+                        "ports": [
+                            {"name": name, "containerPort": port}
+                            for name, port in self._ports.items()
+                        ]
+                    }
                 ]
             },
             "status": {**_RUNNING, "podIP": address(number)},
@@ -194,8 +205,8 @@ def _named(number: int) -> dict[str, Any]:
     return {"metadata": {"namespace": NAMESPACE, "name": name, "uid": name, "resourceVersion": "1"}}
 
 
-async def _main(pods: int, port: int, services: int = 0) -> None:
-    world = World(pods, port, services)
+async def _main(pods: int, port: int, services: int = 0, sessions_port: int = 0) -> None:
+    world = World(pods, port, services, sessions_port)
     server = await asyncio.start_server(world.serve, "0.0.0.0", port, backlog=2048)
     await server.serve_forever()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from avatar_operator.core.autoscaling.inputs import ScalingContext
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.planning import planner, quotas
+from avatar_operator.core.planning import planner, quota_wishes, quotas
 from avatar_operator.core.planning.quotas import Member, QuotaShare, TenantTerms
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.resources.tenant import Quota
@@ -147,8 +147,8 @@ def test_a_fixed_number_of_pods_stops_at_the_quota_and_says_why(two_of_five: Any
     assert [finding.message for finding in limited] == [
         "wants 5 pods, may have 2; AvatarTenant acme may use 8 GPUs, its other services use 6"
     ]
-    assert quotas.wish(service, plan).wanted == 5
-    assert quotas.is_limited(service, plan)
+    assert quota_wishes.wish(service, plan).wanted == 5
+    assert quota_wishes.is_limited(service, plan)
 
 
 def test_a_service_that_autoscales_stops_at_the_quota_too(make: Make, two_of_five: Any) -> None:

@@ -26,7 +26,7 @@ def find(scenario: Scenario, *failures: FailedAction) -> dict[Condition, Finding
     return {finding.condition: finding for finding in found}
 
 
-def said(scenario: Scenario, condition: Condition) -> tuple[bool, Reason, str]:
+def said(scenario: Scenario, condition: Condition) -> tuple[bool | None, Reason, str]:
     finding = find(scenario)[condition]
     return finding.status, finding.reason, finding.message
 

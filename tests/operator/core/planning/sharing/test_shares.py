@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -17,12 +18,13 @@ from tests.operator.conftest import Make
 
 from avatar_operator.core.gpus.inventory import NodeClassCache
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.planning import planner
+from avatar_operator.core.planning import planner, quota_wishes, quotas
 from avatar_operator.core.planning.planner import CreatePod, DeletePod, DrainPod, UndrainPod
 from avatar_operator.core.planning.sharing import fair_limits, gpu_cells, shares
-from avatar_operator.core.planning.sharing.fair_share import Claim, share_out
+from avatar_operator.core.planning.sharing.fair_share import Claim, Group, share_out
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
 from avatar_operator.core.resources.service import Service, parse_service
+from avatar_operator.core.resources.tenant import Quota, Tenant
 from avatar_operator.core.status import conditions
 from avatar_operator.names import GPU_RESOURCE, Condition, Reason
 
@@ -38,6 +40,7 @@ OPTIONS: Final = planner.Options("image")
 SMALL, LARGE = "rtx-4090", "a100-80gb"
 PRODUCTS: Final = {SMALL: "NVIDIA-GeForce-RTX-4090", LARGE: "NVIDIA-A100-SXM4-80GB"}
 MEMORY: Final = {SMALL: 24564, LARGE: 81920}
+TENANTS: Final = (Tenant("acme"), Tenant("globex", weight=3), Tenant("initech", priority=1))
 SETTLED: Final = 12
 """Rounds after the last change in which everything must have settled."""
 
@@ -71,6 +74,8 @@ class World:
         self.demands: dict[str, gpu_cells.Demand] = {}
         self.shares: shares.Shares | None = None
         self.priorities: dict[str, int] = {}
+        self.tenants: dict[str, Tenant] = {}  # by UID of the service
+        self.wishes: dict[str, quota_wishes.Wish] = {}
         self.made = 0
         self.clock = 0.0
 
@@ -114,13 +119,43 @@ class World:
             has_control_secret=True,
             node_classes=self.cache,
             share=None if self.shares is None else self.shares.of(uid, stated=uid in self.demands),
+            tenant=self.terms(uid),
         )
         return planner.plan(self.services[uid], observed, OPTIONS, self.clock)
+
+    def terms(self, uid: str) -> quotas.TenantTerms | None:
+        tenant = self.tenants.get(uid)
+        if tenant is None:
+            return None
+        share = None
+        if tenant.quota:
+            owned = self.owned(tenant.name)
+            members = [self.member(each) for each in owned]
+            share = quotas.share_of(owned.index(uid), members, tenant.quota)
+        return quotas.TenantTerms(tenant.name, tenant.weight, tenant.priority, share=share)
+
+    def owned(self, name: str) -> list[str]:
+        return [uid for uid, tenant in self.tenants.items() if tenant.name == name]
+
+    def member(self, uid: str) -> quotas.Member:
+        pods = self.of(uid)
+        states = self.states(pod.uid for pod in pods)
+        locked = sum(not gpu_cells.is_removable(pod, states) for pod in pods)
+        wish = self.wishes.get(uid, quota_wishes.Wish(max(1, len(pods))))
+        return quotas.Member(
+            self.services[uid].key,
+            wish.wanted,
+            (Decimal(1),) * len(pods),
+            locked,
+            weight=wish.weight,
+            created=wish.created,
+        )
 
     def reconcile(self, uid: str, rng: random.Random) -> int:
         """Plan a service once and act; return the number of actions on pods."""
         plan = self.plan(uid)
         self.demands[uid] = fair_limits.demand(self.services[uid], plan, self.clock)
+        self.wishes[uid] = quota_wishes.wish(self.services[uid], plan)
         acted = 0
         for action in plan.actions:
             match action:
@@ -189,6 +224,11 @@ class World:
             self.schedule(rng)
         return acted
 
+    def group(self, uid: str) -> Group | None:
+        """Return the group of a service; GPUs that no shortage concerns do not count for it."""
+        concerned = self.shares is not None and uid in self.shares.by_service
+        return self.demands[uid].group if concerned else None
+
     def fair(self) -> list[int]:
         """Return the totals of an assignment that knows nothing of who holds what."""
         found = []
@@ -208,7 +248,7 @@ class World:
             found.append(
                 Claim(
                     each.key, each.desired_replicas, cells, demand.minimum, demand.weight,
-                    priority, demand.created,
+                    priority, demand.created, self.group(uid),
                 )
             )  # fmt: skip
         capacity = [node.gpus for node in self.nodes]
@@ -239,6 +279,10 @@ def worlds(draw: st.DrawFn) -> World:
         services.append(service(f"s{number}", namespace=draw(st.sampled_from("xy")), **spec))
     world = World(nodes, services)
     world.priorities = {"high": 1000}
+    for each in services:
+        tenant = draw(st.sampled_from([None, *TENANTS]))
+        if tenant is not None:
+            world.tenants[each.uid] = tenant
     return world
 
 
@@ -294,6 +338,26 @@ def test_shares_settle_while_sessions_last_and_no_free_gpu_stays_idle(
             and selector.items() <= each.labels.items()
             for each in world.nodes
         )
+
+
+@settings(max_examples=25)
+@given(worlds(), st.lists(st.integers(0, 6), min_size=3, max_size=3), st.randoms(), st.data())
+def test_no_tenant_exceeds_its_quota_and_its_services_settle(
+    world: World, limits: list[int], rng: random.Random, data: st.DataObject
+) -> None:
+    limited = {
+        tenant.name: dataclasses.replace(tenant, quota=Quota(gpus=limit))
+        for tenant, limit in zip(TENANTS, limits, strict=True)
+    }
+    world.tenants = {uid: limited[tenant.name] for uid, tenant in world.tenants.items()}
+    for number in range(3 + SETTLED):
+        world.round(rng)
+        for name, tenant in limited.items():
+            held = sum(len(world.of(uid)) for uid in world.owned(name))
+            assert held <= (tenant.quota.gpus or 0)
+        if number < 3:
+            disturb(world, data)
+    assert [world.round(rng) for _ in range(4)] == [0, 0, 0, 0]
 
 
 def place(world: World, uid: str, where: str, sessions: int = 0, **changes: object) -> RuntimePod:

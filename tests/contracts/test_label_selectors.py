@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_contracts.fields import Fault, Fields
-from avatar_gateway.core.label_selectors import Selector, parse_selector
+from avatar_contracts.label_selectors import Selector, parse_selector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,136 @@
+"""Writes the status of every AvatarTenant: what it uses, and which limits it has reached.
+
+It runs when gateways report other figures, when pods of tenants or tenants change, and when this
+replica starts to lead. A status is written only if it differs from the last one; figures alone
+are written at most once in `NUMBERS_S` for each tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.claims import Claim, read_claim
+from avatar_operator.core.status import tenant_status
+from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_operator.controllers.claims import Claims
+    from avatar_operator.controllers.tenant_quotas import TenantQuotas
+    from avatar_operator.core.cache.entries import TenantBody
+    from avatar_operator.core.cache.store import Store
+    from avatar_operator.core.resources.fields import Body
+    from avatar_operator.kube import client
+    from avatar_operator.streams.gateways import GatewayStates
+
+DELAY_S: Final = 0.25  # collects changes
+DUTY: Final = 10  # a long check is followed by a pause of this many times its duration
+NUMBERS_S: Final = 5.0  # between two writes of figures of one tenant
+RETRY_S: Final = 2.0
+YIELD_EVERY: Final = 50  # tenants between two yields to the event loop
+
+_log = logging.getLogger(__name__)
+
+
+class TenantController:
+    """Writes the status of AvatarTenants."""
+
+    def __init__(
+        self,
+        api: client.KubernetesClient,
+        store: Store,
+        gateways: GatewayStates,
+        quotas: TenantQuotas,
+        leads: Callable[[], bool],
+        claims: Claims,
+        observe: Callable[[Kind, Body], object],
+    ) -> None:
+        """Responses of the API server go to `observe`."""
+        self._api = api
+        self._store = store
+        self._gateways = gateways
+        self._quotas = quotas
+        self._leads = leads
+        self._claims = claims
+        self._observe = observe
+        self._written_at: dict[str, float] = {}  # by UID of the tenant
+        self._awake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Check all tenants: a tenant, its use or the leadership changed."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Write each status that changed, until cancelled."""
+        while True:
+            await self._awake.wait()
+            await asyncio.sleep(DELAY_S)
+            self._awake.clear()
+            if not self._leads():
+                continue  # leadership wakes it again
+            started = time.monotonic()
+            try:
+                await self._write_all()
+            except AvatarOperatorError as error:
+                _log.warning("cannot write the status of a tenant fault=%s", error)
+                await asyncio.sleep(RETRY_S)
+                self.wake()
+            await asyncio.sleep(DUTY * (time.monotonic() - started))
+
+    async def _write_all(self) -> None:
+        bodies = tuple(self._store.tenants.bodies.values())
+        self._written_at = {
+            body.uid: self._written_at[body.uid] for body in bodies if body.uid in self._written_at
+        }
+        for number, body in enumerate(bodies):
+            if not number % YIELD_EVERY:
+                await asyncio.sleep(0)
+            await self._write(body)
+
+    async def _write(self, body: TenantBody) -> None:
+        loop, now = asyncio.get_running_loop(), time.time()
+        tenant = self._store.tenants.get(body.name)
+        if body.fault or tenant is None:
+            status = tenant_status.build_invalid(body.fault, body.generation, body.status, now)
+        else:
+            use = self._use(body.name)
+            status = tenant_status.build(tenant, use, body.generation, body.status, now)
+        holder = read_claim(body.status)
+        if {**status, "operator": holder} == {**body.status, "operator": holder}:
+            return
+        if not tenant_status.is_urgent(body.status, status):
+            wait_s = self._written_at.get(body.uid, float("-inf")) + NUMBERS_S - loop.time()
+            if wait_s > 0:
+                loop.call_later(wait_s, self.wake)
+                return
+        if await self._claims.check(holder) is Claim.HELD:
+            recheck_s = self._claims.recheck_s(holder)  # another operator writes it
+            loop.call_later(recheck_s, self.wake)
+            return
+        status["operator"] = self._claims.own
+        try:
+            response = await self._api.apply_tenant_status(
+                body.name, body.uid, body.version, status
+            )
+        except (Conflict, NotFound) as error:
+            _log.info("tenant was changed or deleted tenant=%s fault=%s", body.name, error)
+            return  # its event wakes the controller again
+        self._written_at[body.uid] = loop.time()
+        self._observe(Kind.TENANTS, response)
+
+    def _use(self, name: str) -> tenant_status.TenantUse:
+        use = self._quotas.use(name)
+        return tenant_status.TenantUse(
+            reports=self._gateways.tenant(name),
+            know_each_other=self._gateways.know_each_other(),
+            usable=len(self._store.tenants.usable(name)),
+            owned=len(self._store.tenants.owned(name)),
+            gpus=use.gpus,
+            cost=use.cost if self._store.class_costs() else None,
+            limited=use.limited,
+        )

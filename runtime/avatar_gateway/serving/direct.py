@@ -1,0 +1,136 @@
+"""`POST /v1/sessions`: the address of a pod and a token for one session there.
+
+In direct mode, clients reach the pods themselves, for example through a route for each pod, and no
+gateway is between them. The gateway reserves a slot as long as the token is valid. Quotas that
+count sessions or minutes cannot hold without a gateway, so tenants with such limits cannot use it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from aiohttp import web
+
+from avatar_contracts import direct_tokens, tokens
+from avatar_contracts.direct_tokens import DirectClaims
+from avatar_gateway import errors
+from avatar_gateway.core import requests
+from avatar_gateway.serving import answers, audit
+from avatar_gateway.serving.bodies import read_body
+from avatar_gateway.serving.connection import connection_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from avatar_gateway.core.requests import SessionRequest
+    from avatar_gateway.core.tenants import Principal
+    from avatar_gateway.metrics import Metrics
+    from avatar_gateway.serving.auth import Authenticator
+    from avatar_gateway.serving.placement import Placer
+
+PATH: Final = "/v1/sessions"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+_log = logging.getLogger(__name__)
+
+
+class Direct:
+    """Handles the request, if the settings have an address of the pods."""
+
+    def __init__(
+        self,
+        url: str,
+        authenticator: Authenticator,
+        placer: Placer,
+        admit: Callable[[SessionRequest], None],
+        read_keys: Callable[[], Sequence[str]],
+        metrics: Metrics,
+        audit_log: audit.AuditLog,
+    ) -> None:
+        """`url` is the template of `settings.Settings.direct_url`; empty turns direct mode off.
+
+        `admit` raises a `Rejection` if no new session may start here now, and counts the arrival.
+        """
+        self._url = url
+        self._authenticator = authenticator
+        self._placer = placer
+        self._admit = admit
+        self._read_keys = read_keys
+        self._metrics = metrics
+        self._audit = audit_log
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """Return the route; none without direct mode."""
+        return [web.post(PATH, self.create)] if self._url else []
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Choose a pod and return its address with a token."""
+        target = ""
+        try:
+            self._authenticator.check_url(list(request.query.items()))
+            principal = await self._authenticator.authenticate(request.headers)
+            request[audit.PRINCIPAL] = principal
+            asked = requests.parse_direct(await read_body(request), principal)
+            target = asked.model
+            check_limits(principal)
+            self._admit(asked)
+            await self._authenticator.count_use(principal)
+            made = self._reserve(asked)
+            self._audit.done(
+                "create direct session",
+                principal,
+                target=asked.model,
+                address=connection_of(request).caller or "",
+            )
+            return web.json_response(made, status=201, headers=_NO_STORE)
+        except errors.Rejection as rejection:
+            self._metrics.count_rejection(rejection.code)
+            self._audit.denied(request, rejection, target)
+            return answers.of_rejection(rejection)
+
+    def _reserve(self, asked: SessionRequest) -> Mapping[str, object]:
+        keys = self._read_keys()
+        if not keys:
+            raise errors.Rejection("not_ready", "the gateway has no key to make a token with")
+        pod = self._placer.reserve(asked, direct_tokens.TTL_S)
+        claims = DirectClaims(
+            pod.name,
+            asked.model,
+            secrets.token_hex(16),
+            int(time.time()) + direct_tokens.TTL_S,
+        )
+        query = f"?avatar={quote(asked.avatar, safe='')}" if asked.avatar else ""
+        _log.info("direct session offered service=%s pod=%s", asked.model, pod.key)
+        return {
+            "object": "avatar.direct_session",
+            "model": asked.model,
+            "url": self._url.format(pod=pod.name, namespace=pod.namespace) + query,
+            "token": direct_tokens.make(
+                tokens.session_token(keys[0], pod.original_service), claims
+            ),
+            "expires_at": claims.expires_at,
+        }
+
+
+def check_limits(principal: Principal) -> None:
+    """Refuse a tenant whose limits only a gateway can enforce.
+
+    Raises:
+        Rejection: it has one of these limits.
+    """
+    if principal.tenant is None:
+        return
+    limits = principal.tenant.limits
+    for name, value in (
+        ("sessions", limits.sessions),
+        ("sessionsPerService", limits.sessions_per_service),
+        ("sessionSeconds", limits.session_s),
+        ("minutesPerMonth", limits.minutes_per_month),
+    ):
+        if value is not None:
+            text = f"the tenant has limits.{name}, which direct sessions cannot keep"
+            raise errors.Rejection("direct_mode_unavailable", text, param=name, limit=value)
