@@ -399,8 +399,8 @@ class Gateway:
     ) -> None:
         """Proxy until the session ends; `on_message` is called when the caller sends something.
 
-        A connection that got nothing from the pod does not end the lease of a session: it may have
-        asked for one without its token.
+        A connection that resumes and got nothing from the pod does not end the lease of the
+        session: it may have asked for it without its token.
         """
         model, principal = session_request.model, session_request.principal
         can_resume = session_request.can_resume and placed.peer.resume_s > 0
@@ -417,7 +417,8 @@ class Gateway:
                 on_message,
                 None if placed.source is None else lambda: self._recover(placed),
             )
-            may_return = end.code in _KEPT_CODES or not caller.forwarded_bytes
+            got_nothing = session_request.resume is not None and not caller.forwarded_bytes
+            may_return = end.code in _KEPT_CODES or got_nothing
         finally:
             if segment is not None:
                 segment.finish()
