@@ -165,7 +165,7 @@ def test_what_a_service_has_to_do_with_a_shared_reserve_is_written_too(keeps: bo
     share = Share(2, is_owner=keeps)
     auto = autoscaling.Autoscaling(1, 9, shared_reserve=True)
     offers = [Offer("c", 4, 9)]
-    tenant = TenantBound(7, 3, Decimal("1.50") if keeps else None)
+    tenant = TenantBound(7, 7, None if keeps else Decimal("1.50"))
     seen = Observation([], offers, Demand(waiting=5), share=share, tenant=tenant)
     answer = inputs.decide(inputs.ScalingInputs(auto, seen, None, 1.0, 2.0))
     line = json.loads(json.dumps(decision_log.DecisionLog().line("acme/a", answer)))
