@@ -18,7 +18,7 @@ _SCRIPT: Final = "text/javascript"
 _CLIENT: Final = (
     "acknowledgements binary-media capture-worklet captions close-codes connection credentials"
     " decoders errors file-player index media message-log microphone mp4 negotiation options"
-    " outputs pacing pcm playback-worklet resampler screen session sound statistics timeline turns"
+    " outputs pacing pcm playback-worklet position resampler screen session sound statistics timeline turns"
     " video"
 )
 _PAGE: Final = "captions choices details directory own-face page recordings states view"
