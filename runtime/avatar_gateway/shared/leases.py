@@ -89,6 +89,8 @@ class Leases:
         self._now = now
         self._held: dict[str, HeldLease] = {}
         self._own = LeaseTable()
+        self._own_then: dict[str, Usage] = {}
+        """What this gateway had when it read the overview."""
         self._unbound: list[HeldLease] = []
         self._finished: list[tuple[HeldLease, bool]] = []
         self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
@@ -123,6 +125,8 @@ class Leases:
             self._undo(held)
             raise
         if refusal is not None:
+            if self._alone is not None:  # a call without an answer may have granted it
+                self._finished.append((held, False))
             self._own.release(held.lease, self._now_ms())
             self._note_refusal(tenant.name, refusal.which)
             raise _rejection(refusal, is_alone=self.is_alone)
@@ -187,18 +191,18 @@ class Leases:
 
     async def report(self) -> None:
         """Report everything and read the overview. What fails is noted, and done the next time."""
-        await self._report_changes()
         async with self._in_turn:
             try:
-                await self._bind_all()
-                await self.state.renew([each.lease for each in self._held.values()])
-                self._own.renew([each.lease for each in self._held.values()], self._now_ms())
+                await self._exchange(renews=True)
                 overview = await self.state.overview(self._gateway)
             except errors.SharedStateUnavailable as error:
                 self._lose(error)
                 return
-        self.overview = overview
-        if self._alone_until == float("inf"):
+        self.overview, self._own_then = overview, self._own_usage()
+        known = self._alone
+        if known is not None and known.overview.data_id == overview.data_id != "":
+            self._alone = None  # the server has kept its data, and has all leases of this gateway
+        elif self._alone_until == float("inf"):
             self._alone_until = self._now() + GRACE_S
         elif not self.is_alone:
             self._alone = None
@@ -206,15 +210,24 @@ class Leases:
     async def _report_changes(self) -> None:
         """Name and give up leases. What fails is repeated when the state is back."""
         async with self._in_turn:
-            finished, self._finished = self._finished[:], []
             try:
-                await self._bind_all()
-                await self.state.finish([Finished(held.lease, away) for held, away in finished])
-            except BaseException as error:
-                self._finished = [*finished, *self._finished][-MAX_FINISHED:]
-                if not isinstance(error, errors.SharedStateUnavailable):
-                    raise
+                await self._exchange(renews=self._alone is not None)
+            except errors.SharedStateUnavailable as error:
                 self._lose(error)
+
+    async def _exchange(self, *, renews: bool) -> None:
+        """Report leases; what was granted while the state was away comes before what ended then."""
+        await self._bind_all()
+        if renews:
+            leases = [each.lease for each in self._held.values()]
+            await self.state.renew(leases)
+            self._own.renew(leases, self._now_ms())
+        finished, self._finished = self._finished, []
+        try:
+            await self.state.finish([Finished(held.lease, away) for held, away in finished])
+        except BaseException:
+            self._finished = [*finished, *self._finished][-MAX_FINISHED:]
+            raise
 
     async def _bind_all(self) -> None:
         while self._unbound:
@@ -258,10 +271,18 @@ class Leases:
         self._alone_until = float("inf")
         if self._alone is not None:
             return
-        now_ms = self._now_ms()
-        own = {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
-        self._alone = _Alone(own, self.overview)
+        own = self._own_usage()
+        tenants = {
+            name: core.grown(self.overview.tenants.get(name), self._own_then.get(name), usage)
+            for name, usage in own.items()
+        }
+        totals = {**self.overview.tenants, **tenants}
+        self._alone = _Alone(own, replace(self.overview, tenants=totals))
         _log.warning("shared state away, sessions stay within the last known share: %s", error)
+
+    def _own_usage(self) -> dict[str, Usage]:
+        now_ms = self._now_ms()
+        return {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
 
     def _new(self, lease_id: str, tenant: str, service: str) -> HeldLease:
         return HeldLease(Lease(lease_id, tenant, service, secrets.token_hex(8)), self)

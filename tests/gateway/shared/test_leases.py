@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from avatar_gateway import errors
-from avatar_gateway.core.leases import Usage, limits_alone, share
+from avatar_gateway.core.leases import Usage, grown, limits_alone, share
 from avatar_gateway.core.tenants import Tenant, TenantLimits
 from avatar_gateway.shared import leases as shared_leases
 from avatar_gateway.shared.leases import HeldLease, Leases
@@ -130,6 +130,12 @@ async def test_a_cancelled_request_gives_back_what_it_may_have_got() -> None:
     assert len(await fill(leases)) == 7
 
 
+def test_what_was_acquired_since_the_total_was_known_is_added_to_it() -> None:
+    total, then = Usage(6, {"a": 4, "b": 2}, 9), Usage(2, {"a": 2})
+    assert grown(total, then, Usage(5, {"a": 1, "c": 4})) == Usage(9, {"a": 4, "b": 2, "c": 4}, 9)
+    assert grown(None, None, Usage(1, {"a": 1})) == Usage(1, {"a": 1})
+
+
 @pytest.mark.parametrize(
     ("limit", "own", "total", "replicas", "expected"),
     [
@@ -211,6 +217,35 @@ async def test_while_the_state_is_away_new_sessions_stay_within_the_share(
         unlimited.release()
         for task in tasks:
             task.cancel()
+
+
+@pytest.mark.slow
+async def test_a_gateway_is_not_alone_any_more_when_the_server_has_kept_its_data(
+    redis_server: RedisServer,
+) -> None:
+    loop = asyncio.get_running_loop()
+    state = RedisState(redis_server.connection())
+    leases = Leases(state, "g", loop.time)
+    held = [await leases.acquire(ACME, "acme/a") for _ in range(3)]
+    await leases.report()
+    held.append(await leases.acquire(ACME, "acme/a"))
+    async with redis_server.client() as client:
+        redis_server.freeze()
+        more = await fill(leases)  # the only replica may have all
+        assert leases.is_alone
+        assert len(more) == 3
+        held[0].release()
+        held[1].release()
+        more += await fill(leases)
+        assert len(more) == 5
+        redis_server.thaw()
+        await until(lambda: state.name == "ok")
+        # What it granted alone is added before what ended is given back.
+        await leases.report()
+        assert not leases.is_alone
+        assert await client.zcard("avatar:leases:acme") == 7
+    await refused(leases)
+    await state.close()
 
 
 @pytest.mark.slow
