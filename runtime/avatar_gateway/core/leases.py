@@ -131,7 +131,7 @@ def share(limit: int | None, own: int, total: int, replicas: int) -> int | None:
 
     Args:
         limit: the limit of the tenant, None for no limit.
-        own: the sessions of this gateway when it lost the shared state.
+        own: the sessions of this gateway when the state of all was read last.
         total: those of all gateways then.
         replicas: the number of gateways then; 0 if it was never known.
 
@@ -140,20 +140,6 @@ def share(limit: int | None, own: int, total: int, replicas: int) -> int | None:
     if limit is None:
         return None
     return own + (max(0, limit - total) // replicas if replicas else 0)
-
-
-def grown(total: Usage | None, own_then: Usage | None, own: Usage) -> Usage:
-    """Return the use of all gateways, with what this one has acquired since it was known.
-
-    `own_then` is what this gateway had when the total was known, `own` what it has now.
-    """
-    total, own_then = total or Usage(), own_then or Usage()
-    by_service = dict(total.by_service)
-    for service, count in own.by_service.items():
-        more = max(0, count - own_then.by_service.get(service, 0))
-        by_service[service] = by_service.get(service, 0) + more
-    sessions = total.sessions + max(0, own.sessions - own_then.sessions)
-    return Usage(sessions, by_service, total.month_ms)
 
 
 def limits_alone(

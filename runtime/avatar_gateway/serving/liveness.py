@@ -61,7 +61,7 @@ class Liveness:
 
     def written(self) -> None:
         """Take note that something was written to the open connection."""
-        if self._unsent_check is None and socket_buffers.unsent_bytes(self._transport):
+        if self._unsent_check is None:
             self._unsent_check = self._loop.call_later(_UNSENT_CHECK_S, self._check_unsent)
 
     def connection_ended(self) -> None:

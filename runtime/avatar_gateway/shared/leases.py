@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway import errors
@@ -47,11 +47,13 @@ MAX_REFUSED: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class _Alone:
-    """What was known when the shared state was lost."""
+class _Known:
+    """What was known at one time. Counts of different times would add up to more than a limit."""
 
-    own: Mapping[str, Usage]
-    overview: Overview
+    own: Mapping[str, Usage] = field(default_factory=dict)
+    """What this gateway had."""
+    overview: Overview = field(default_factory=Overview)
+    """What all gateways had."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,21 +85,24 @@ class Leases:
 
     def __init__(self, state: SharedState, gateway: str, now: Callable[[], float]) -> None:
         """`gateway` is unique for each process; `now` returns seconds on a monotonic clock."""
-        self.overview = Overview()
         self.state = state
         self._gateway = gateway
         self._now = now
         self._held: dict[str, HeldLease] = {}
         self._own = LeaseTable()
-        self._own_then: dict[str, Usage] = {}
-        """What this gateway had when it read the overview."""
         self._unbound: list[HeldLease] = []
         self._finished: list[tuple[HeldLease, bool]] = []
         self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._alone: _Alone | None = None
+        self._known = _Known()
+        self._alone: _Known | None = None
         self._alone_until = 0.0
         self._in_turn = asyncio.Lock()
         self._wake = asyncio.Event()
+
+    @property
+    def overview(self) -> Overview:
+        """Return what all gateways had when that was read last."""
+        return self._known.overview
 
     @property
     def is_alone(self) -> bool:
@@ -194,13 +199,14 @@ class Leases:
         async with self._in_turn:
             try:
                 await self._exchange(renews=True)
+                own = self._count_own()
                 overview = await self.state.overview(self._gateway)
             except errors.SharedStateUnavailable as error:
                 self._lose(error)
                 return
-        self.overview, self._own_then = overview, self._own_usage()
-        known = self._alone
-        if known is not None and known.overview.data_id == overview.data_id != "":
+        self._known = _Known(own, overview)
+        before = self._alone
+        if before is not None and before.overview.data_id == overview.data_id != "":
             self._alone = None  # the server has kept its data, and has all leases of this gateway
         elif self._alone_until == float("inf"):
             self._alone_until = self._now() + GRACE_S
@@ -271,16 +277,10 @@ class Leases:
         self._alone_until = float("inf")
         if self._alone is not None:
             return
-        own = self._own_usage()
-        tenants = {
-            name: core.grown(self.overview.tenants.get(name), self._own_then.get(name), usage)
-            for name, usage in own.items()
-        }
-        totals = {**self.overview.tenants, **tenants}
-        self._alone = _Alone(own, replace(self.overview, tenants=totals))
+        self._alone = self._known
         _log.warning("shared state away, sessions stay within the last known share: %s", error)
 
-    def _own_usage(self) -> dict[str, Usage]:
+    def _count_own(self) -> Mapping[str, Usage]:
         now_ms = self._now_ms()
         return {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from avatar_gateway import errors
-from avatar_gateway.core.leases import Usage, grown, limits_alone, share
+from avatar_gateway.core.leases import Usage, limits_alone, share
 from avatar_gateway.core.tenants import Tenant, TenantLimits
 from avatar_gateway.shared import leases as shared_leases
 from avatar_gateway.shared.leases import HeldLease, Leases
@@ -128,12 +128,6 @@ async def test_a_cancelled_request_gives_back_what_it_may_have_got() -> None:
     memory.acquire = acquire  # type: ignore[method-assign]
     await leases.report()
     assert len(await fill(leases)) == 7
-
-
-def test_what_was_acquired_since_the_total_was_known_is_added_to_it() -> None:
-    total, then = Usage(6, {"a": 4, "b": 2}, 9), Usage(2, {"a": 2})
-    assert grown(total, then, Usage(5, {"a": 1, "c": 4})) == Usage(9, {"a": 4, "b": 2, "c": 4}, 9)
-    assert grown(None, None, Usage(1, {"a": 1})) == Usage(1, {"a": 1})
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ class Reader:
             http.get(self._url, params={"gateway": GATEWAY}) as response,
         ):
             while line := await response.content.readuntil(b"\n"):
+                if line == b"\n":
+                    continue
                 size = json.loads(line)["bytes"]
                 await response.content.readexactly(size)
                 self.snapshots += 1
