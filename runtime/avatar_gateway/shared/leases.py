@@ -130,6 +130,8 @@ class Leases:
             self._undo(held)
             raise
         if refusal is not None:
+            if self._alone is not None:  # a call without an answer may have granted it
+                self._finished.append((held, False))
             self._own.release(held.lease, self._now_ms())
             self._note_refusal(tenant.name, refusal.which)
             raise _rejection(refusal, is_alone=self.is_alone)
@@ -194,19 +196,19 @@ class Leases:
 
     async def report(self) -> None:
         """Report everything and read the overview. What fails is noted, and done the next time."""
-        await self._report_changes()
         async with self._in_turn:
             try:
-                await self._bind_all()
-                await self.state.renew([each.lease for each in self._held.values()])
-                self._own.renew([each.lease for each in self._held.values()], self._now_ms())
+                await self._exchange(renews=True)
                 own = self._count_own()
                 overview = await self.state.overview(self._gateway)
             except errors.SharedStateUnavailable as error:
                 self._lose(error)
                 return
         self._known = _Known(own, overview)
-        if self._alone_until == float("inf"):
+        before = self._alone
+        if before is not None and before.overview.data_id == overview.data_id != "":
+            self._alone = None  # the server has kept its data, and has all leases of this gateway
+        elif self._alone_until == float("inf"):
             self._alone_until = self._now() + GRACE_S
         elif not self.is_alone:
             self._alone = None
@@ -214,15 +216,24 @@ class Leases:
     async def _report_changes(self) -> None:
         """Name and give up leases. What fails is repeated when the state is back."""
         async with self._in_turn:
-            finished, self._finished = self._finished[:], []
             try:
-                await self._bind_all()
-                await self.state.finish([Finished(held.lease, away) for held, away in finished])
-            except BaseException as error:
-                self._finished = [*finished, *self._finished][-MAX_FINISHED:]
-                if not isinstance(error, errors.SharedStateUnavailable):
-                    raise
+                await self._exchange(renews=self._alone is not None)
+            except errors.SharedStateUnavailable as error:
                 self._lose(error)
+
+    async def _exchange(self, *, renews: bool) -> None:
+        """Report leases; what was granted while the state was away comes before what ended then."""
+        await self._bind_all()
+        if renews:
+            leases = [each.lease for each in self._held.values()]
+            await self.state.renew(leases)
+            self._own.renew(leases, self._now_ms())
+        finished, self._finished = self._finished, []
+        try:
+            await self.state.finish([Finished(held.lease, away) for held, away in finished])
+        except BaseException:
+            self._finished = [*finished, *self._finished][-MAX_FINISHED:]
+            raise
 
     async def _bind_all(self) -> None:
         while self._unbound:
