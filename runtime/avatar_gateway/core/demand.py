@@ -105,11 +105,6 @@ class DemandLimiter:
         able = permitted({service: HIGHEST_COUNT}, live, limits)[service]
         return None if able == HIGHEST_COUNT else able
 
-    def tenant_waiting(self, tenant: str) -> int:
-        """Return the number of waiting callers of a tenant, whether they count or not."""
-        found = self._tenants.get(tenant)
-        return sum(found.waiting.values()) if found else 0
-
     def set_waiting(
         self, principal: Principal, service: str, callers: int, *, by_quota: bool = False
     ) -> None:

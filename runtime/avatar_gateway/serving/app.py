@@ -140,7 +140,7 @@ class Gateway:
 
     def tenant_waiting(self, tenant: str) -> int:
         """Return how many callers of a tenant wait here."""
-        return self._demand.tenant_waiting(tenant)
+        return self._queues.tenant_waiting(tenant)
 
     @property
     def is_ready(self) -> bool:
@@ -245,7 +245,7 @@ class Gateway:
             return await self._open(self._placer.resume, session_request, request)
         principal = session_request.principal
         try:
-            if callers := self._queues.callers_before(model, principal):
+            if callers := await self._queues.callers_before(model, principal):
                 raise errors.Rejection("no_capacity", _waiting_callers(callers))
             placed = await self._place_on_pod(session_request, request)
         except errors.Rejection as rejection:
@@ -262,13 +262,13 @@ class Gateway:
         self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
 
-    def _admit_direct(self, session_request: requests.SessionRequest) -> None:
+    async def _admit_direct(self, session_request: requests.SessionRequest) -> None:
         """Refuse a session without a gateway as `_place` refuses others, and count its arrival."""
         model, now = session_request.model, asyncio.get_running_loop().time()
         self._check_state()
         self._access.check_request(session_request)
         try:
-            if callers := self._queues.callers_before(model, session_request.principal):
+            if callers := await self._queues.callers_before(model, session_request.principal):
                 raise errors.Rejection("no_capacity", _waiting_callers(callers))
             self._placer.check_room(session_request)
         except errors.Rejection:
@@ -399,8 +399,8 @@ class Gateway:
     ) -> None:
         """Proxy until the session ends; `on_message` is called when the caller sends something.
 
-        A connection that got nothing from the pod does not end the lease of a session: it may have
-        asked for one without its token.
+        A connection that resumes and got nothing from the pod does not end the lease of the
+        session: it may have asked for it without its token.
         """
         model, principal = session_request.model, session_request.principal
         can_resume = session_request.can_resume and placed.peer.resume_s > 0
@@ -417,7 +417,8 @@ class Gateway:
                 on_message,
                 None if placed.source is None else lambda: self._recover(placed),
             )
-            may_return = end.code in _KEPT_CODES or not caller.forwarded_bytes
+            got_nothing = session_request.resume is not None and not caller.forwarded_bytes
+            may_return = end.code in _KEPT_CODES or got_nothing
         finally:
             if segment is not None:
                 segment.finish()

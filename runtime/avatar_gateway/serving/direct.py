@@ -24,7 +24,7 @@ from avatar_gateway.serving.bodies import read_body
 from avatar_gateway.serving.connection import connection_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from avatar_gateway.core.requests import SessionRequest
     from avatar_gateway.core.tenants import Principal
@@ -46,7 +46,7 @@ class Direct:
         url: str,
         authenticator: Authenticator,
         placer: Placer,
-        admit: Callable[[SessionRequest], None],
+        admit: Callable[[SessionRequest], Awaitable[None]],
         read_keys: Callable[[], Sequence[str]],
         metrics: Metrics,
         audit_log: audit.AuditLog,
@@ -77,7 +77,7 @@ class Direct:
             asked = requests.parse_direct(await read_body(request), principal)
             target = asked.model
             check_limits(principal)
-            self._admit(asked)
+            await self._admit(asked)
             await self._authenticator.count_use(principal)
             made = self._reserve(asked)
             self._audit.done(

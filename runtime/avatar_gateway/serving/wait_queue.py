@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -138,13 +139,32 @@ class WaitQueues:
         self._queues: dict[str, _Queue] = {}
         self._caller_ids = itertools.count()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waiting: Counter[str] = Counter()
+        """Callers of each tenant, of all services."""
+        self._nobody_waits_until: dict[str, float] = {}
+        """Until when services count as without waiting callers at other gateways."""
 
-    def callers_before(self, service: str, principal: Principal) -> int:
+    async def callers_before(self, service: str, principal: Principal) -> int:
         """Return how many callers wait, if a new caller must not overtake them; otherwise 0."""
         queue = self._queues.get(service)
-        if queue is None or not queue.order.has_before(share_of(principal)):
+        if queue is not None and queue.order.has_before(share_of(principal)):
+            return len(queue.order)
+        if self._nobody_waits_until.get(service, 0.0) > _now():
             return 0
-        return len(queue.order)
+        shared = self._shared_queue(service) if queue is None else queue.shared
+        if shared is None:
+            return 0
+        try:
+            must_wait, callers = await shared.before(share_of(principal))
+        except errors.SharedStateUnavailable:
+            return 0
+        if not callers:
+            self._nobody_waits_until[service] = _now() + POLL_INTERVAL_S
+        return max(1, callers) if must_wait else 0
+
+    def tenant_waiting(self, tenant: str) -> int:
+        """Return how many callers of a tenant wait here, whether they count as demand or not."""
+        return self._waiting[tenant]
 
     def accepts(self, service: str, principal: Principal) -> bool:
         """Return whether one more caller of a tenant may wait."""
@@ -358,6 +378,7 @@ class WaitQueues:
             queue = self._queues[service] = _Queue(shared=self._shared_queue(service))
         queue.waiters[caller_id] = waiter
         self._sessions.waiting += 1
+        self._waiting[waiter.principal.tenant_name] += 1
         queue.order.join(caller_id, share_of(waiter.principal))
         self._count(service, queue, waiter.principal)
         if queue.shared is not None:
@@ -372,6 +393,9 @@ class WaitQueues:
         queue = self._queues[service]
         waiter = queue.waiters.pop(caller_id)
         self._sessions.waiting -= 1
+        self._waiting[waiter.principal.tenant_name] -= 1
+        if not self._waiting[waiter.principal.tenant_name]:
+            del self._waiting[waiter.principal.tenant_name]
         queue.order.leave(caller_id)
         if queue.shared is not None and queue.joining.pop(caller_id, None) is None:
             queue.leaving.append(caller_id)

@@ -14,12 +14,14 @@ from avatar_gateway.shared.connection import load_script
 from avatar_gateway.shared.redis import RedisState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from avatar_gateway.shared.connection import Connection
     from avatar_gateway.shared.state import SharedState
 
 TTL_MS: Final = 3000
+BATCH: Final = 100
+"""Callers in one call, so that the server is never busy for long."""
 _QUEUE: Final = load_script("queue")
 
 
@@ -54,12 +56,19 @@ class SharedQueue:
 
         Callers that are known are not added twice.
         """
-        words: list[object] = [len(leaving), *map(self._full, leaving)]
-        for caller, share in joining.items():
-            words += [self._full(caller), share.tenant, share.weight, share.priority]
-        found, known = await self._run("poll", self._gateway, TTL_MS, *words)
+        found, known = "", 0
+        for left, new in _batches(list(leaving), list(joining.items())):
+            words: list[object] = [len(left), *map(self._full, left)]
+            for caller, share in new:
+                words += [self._full(caller), share.tenant, share.weight, share.priority]
+            found, known = await self._run("poll", self._gateway, TTL_MS, *words)
         gateway, _, caller = found.rpartition("/")
         return Turn(caller if gateway == self._gateway else None, int(known))
+
+    async def before(self, share: Share) -> tuple[bool, int]:
+        """Return whether a new caller has to wait behind another one, and how many callers wait."""
+        found, callers = await self._run("before", share.tenant, share.priority)
+        return bool(found), int(callers)
 
     async def grant(self, caller: str) -> None:
         """Remove a caller that got a slot, and charge its tenant for it."""
@@ -105,3 +114,11 @@ class SharedQueue:
 
     async def _run(self, *words: object) -> Any:
         return await self._connection.run(_QUEUE, [self._key], words)
+
+
+def _batches(
+    leaving: Sequence[str], joining: Sequence[tuple[str, Share]]
+) -> Iterator[tuple[Sequence[str], Sequence[tuple[str, Share]]]]:
+    """Return leaving and joining callers, `BATCH` at a time; at least one batch, maybe empty."""
+    for at in range(0, max(1, len(leaving), len(joining)), BATCH):
+        yield leaving[at : at + BATCH], joining[at : at + BATCH]

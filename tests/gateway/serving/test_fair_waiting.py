@@ -48,8 +48,8 @@ async def test_a_tenant_at_its_own_limit_keeps_nobody_else_waiting(
     limited = _tenant("a", limits=TenantLimits(sessions=1))
     first, second = world.wait("a1", limited), world.wait("a2", limited)
     await until(lambda: "a1" in world.attempts and world.published == 0)
-    assert world.queues.callers_before(SERVICE, _tenant("b")) == 0
-    assert world.queues.callers_before(SERVICE, limited) == 2
+    assert await world.queues.callers_before(SERVICE, _tenant("b")) == 0
+    assert await world.queues.callers_before(SERVICE, limited) == 2
     other = world.wait("b1", _tenant("b"))
     await until(lambda: other.positions)
     world.free["t4"] = 2
@@ -92,6 +92,8 @@ async def test_a_flood_of_one_tenant_does_not_fill_the_queue(world: WaitingWorld
     assert world.queues.accepts(SERVICE, _tenant("b"))
     assert world.queues.accepts(SERVICE, PLATFORM)
     assert world.published == 3
+    assert world.queues.tenant_waiting("a") == 1000
+    assert world.queues.tenant_waiting("b") == 0
 
 
 async def test_a_caller_that_has_left_is_gone_at_once(

@@ -61,6 +61,25 @@ async def test_the_callers_of_two_gateways_have_one_order(
         assert sorted(second.served) == ["a2", "b1"]
 
 
+async def test_a_newcomer_does_not_overtake_the_callers_of_another_gateway(
+    redis_server: RedisServer, until: Until
+) -> None:
+    async with _gateways(redis_server) as (first, second):
+        ask = second.queues.callers_before
+        assert await ask(SERVICE, _tenant("b")) == 0
+        one = first.wait("a1", _tenant("a", priority=1))
+        await until(lambda: one.positions == [1])
+        async with asyncio.timeout(10):
+            while not await ask(SERVICE, _tenant("b")):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await ask(SERVICE, _tenant("b", priority=2)) == 0
+        assert await ask(SERVICE, _tenant("a", priority=2)) == 1
+        one.gone.set()
+        async with asyncio.timeout(10):
+            while await ask(SERVICE, _tenant("b")):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
 async def test_each_waiting_caller_counts_once_as_far_as_the_quota_permits(
     redis_server: RedisServer, until: Until
 ) -> None:

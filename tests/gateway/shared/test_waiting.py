@@ -135,6 +135,20 @@ async def test_the_callers_of_a_dead_gateway_vanish(redis_server: RedisServer) -
         assert (await dead.poll({"0": Share("a")}, [])).known == 1
 
 
+async def test_the_callers_of_a_dead_gateway_keep_no_newcomer_waiting(
+    redis_server: RedisServer,
+) -> None:
+    async with _gateways(redis_server, 2) as (dead, alive), redis_server.client() as client:
+        await dead.poll({"1": Share("a"), "2": Share("b"), "3": Share("b")}, [])
+        await dead.set_aside("b", 3600)
+        assert await alive.before(Share("b")) == (True, 3)
+        assert await alive.before(Share("c")) == (True, 3)
+        assert await alive.before(Share("c", priority=1)) == (False, 3)
+        await _expire(client, "g0")
+        assert await alive.before(Share("c")) == (False, 2)
+        assert await alive.before(Share("b")) == (False, 0)
+
+
 async def test_a_tenant_is_set_aside_for_some_time(redis_server: RedisServer) -> None:
     async with _gateways(redis_server, 1) as (queue,):
         await queue.poll({"a": Share("a", priority=9), "b": Share("b")}, [])

@@ -282,6 +282,34 @@ local function is_alive(caller, now)
   return till and tonumber(till) > now
 end
 
+-- Removes callers of dead gateways until `find` returns another one.
+local function first_alive(find, now)
+  local caller = find()
+  while caller and not is_alive(caller, now) do
+    leave(caller)
+    caller = find()
+  end
+  return caller
+end
+
+-- before, tenant, priority: whether a new caller has to wait behind another one, and the number of
+-- all callers.
+local function before()
+  local tenant, priority, now = ARGV[2], tonumber(ARGV[3]), now_ms()
+  resume_due(now)
+  first_alive(next_caller, now)
+  local own = first_alive(function()
+    return redis.call('ZRANGE', name('callers', tenant), 0, 0)[1]
+  end, now)
+  local found = own and 1 or 0
+  for _, each in ipairs(redis.call('ZRANGE', name('priorities'), 0, -1)) do
+    if tonumber(each) >= priority and (first('started', each) or first('later', each)) then
+      found = 1
+    end
+  end
+  return {found, redis.call('HLEN', name('tenants'))}
+end
+
 -- poll, gateway, ttl ms, number of leaving callers, those callers, then caller, tenant, weight and
 -- priority of each new one. Returns {next caller or '', number of callers of the gateway}.
 local function poll()
@@ -294,11 +322,7 @@ local function poll()
     join(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
   end
   resume_due(now)
-  local caller = next_caller()
-  while caller and not is_alive(caller, now) do
-    leave(caller)
-    caller = next_caller()
-  end
+  local caller = first_alive(next_caller, now)
   redis.call('PEXPIRE', name('arrivals'), KEEP_MS)
   redis.call('PEXPIRE', name('counts'), KEEP_MS)
   return {caller or '', tonumber(redis.call('HGET', name('counts'), gateway) or 0)}
@@ -330,6 +354,8 @@ end
 local operation = ARGV[1]
 if operation == 'poll' then
   return poll()
+elseif operation == 'before' then
+  return before()
 elseif operation == 'grant' then
   return grant(ARGV[2])
 elseif operation == 'aside' then

@@ -36,8 +36,13 @@ AT_ONCE: Final = 50
 
 
 @contextlib.asynccontextmanager
-async def running_world(pods: int, services: int = 0, sessions_port: int = 0) -> AsyncIterator[str]:
-    """Run the fakes; yield the address of their API server.
+async def running_world(
+    pods: int,
+    services: int = 0,
+    sessions_port: int = 0,
+    objects: Mapping[str, Any] | None = None,
+) -> AsyncIterator[str]:
+    """Run the fakes (see `World`); yield the address of their API server.
 
     With `sessions_port`, the sessions of the pods go to another process at this port.
     """
@@ -45,6 +50,7 @@ async def running_world(pods: int, services: int = 0, sessions_port: int = 0) ->
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "localcluster.fakes.gateway_world"),
         *map(str, (pods, port, services, sessions_port)),
+        json.dumps(objects or {}),
         preexec_fn=processes.die_with_parent,
         env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
     )
@@ -93,6 +99,7 @@ async def running_gateway(
         "AVATAR_CONTROL_MASTER": secrets.token_hex(16),
         "AVATAR_POD": name,
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{sessions}",
+        "AVATAR_GATEWAY_KEYS_NAMESPACE": gateway_world.NAMESPACE,
         "AVATAR_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS": "4096",
         **(settings or {}),
     }

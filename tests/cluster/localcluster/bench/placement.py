@@ -5,12 +5,16 @@ Services have 100 pods with 8 slots each. The API server and the pods are fakes 
 a new connection to a session that a pod has accepted, and its end. All processes share the machine,
 so the rate on two cores follows from the processor time of the gateways, which is measured as well.
 The decision alone is measured in this process: order the pods, reserve a slot, count its state.
+
+With two tenants, one floods a service: it has its quota of sessions, and hundreds of callers that
+wait for more. What the other one sees is measured in turns, with and without the flood.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -22,6 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_gateway.core import api_keys
 from avatar_gateway.core.model import Pod, State
 from avatar_gateway.core.routing import Shortage
 from avatar_gateway.pod_registry import PodRegistry
@@ -35,6 +40,11 @@ if TYPE_CHECKING:
 
 PODS_PER_SERVICE: Final = 100
 DECISIONS: Final = 100_000
+FLOOD: Final = 900
+"""Callers of one tenant that wait at each of two gateways together."""
+FLOOD_PER_S: Final = 150.0
+STEADY_PER_S: Final = 50.0
+TURNS: Final = 3
 
 
 def decisions(pods: int, services: int) -> dict[str, float]:
@@ -88,11 +98,68 @@ async def _measure(gateways: list[OperatorProcess], load: Load) -> dict[str, Any
     }
 
 
+def _tenants() -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the keys of two tenants, and their objects."""
+    keys, entries, tenants = {}, {}, []
+    for name, limits in (("steady", {}), ("flood", {"sessions": 20})):
+        key_id, keys[name] = api_keys.new_key(
+            secrets.token_bytes(api_keys.KEY_BYTES), secrets.token_bytes(api_keys.ID_BYTES)
+        )
+        text = api_keys.entry_of(keys[name], secrets.token_bytes(16))
+        metadata = {"namespace": gateway_world.NAMESPACE, "name": name, "resourceVersion": "1"}
+        data = {key_id: base64.b64encode(text.encode()).decode()}
+        entries[name] = {"metadata": metadata, "data": data}
+        spec = {
+            "access": {"namespaces": [gateway_world.NAMESPACE]},
+            "apiKeys": {"secretRefs": [{"name": name}]},
+            "limits": limits,
+        }
+        tenants.append(
+            {"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "spec": spec}
+        )
+    namespace = {"metadata": {"name": gateway_world.NAMESPACE, "resourceVersion": "1"}}
+    objects = {
+        "avatartenants": tenants,
+        "secrets": list(entries.values()),
+        "namespaces": [namespace],
+    }
+    return keys, objects
+
+
+async def _flood(gateways: list[OperatorProcess], steady: Load, flood: Load) -> dict[str, Any]:
+    """Measure a tenant in turns without and with the flood of another one."""
+    delays: dict[str, list[float]] = {"alone": [], "with_flood": []}
+    refused = waiting_callers = 0
+    for _ in range(TURNS):
+        found = await _callers(steady)
+        delays["alone"] += found.delays
+        refused += found.refused + found.failed
+        flooding = asyncio.create_task(_callers(flood), name="flood")
+        await asyncio.sleep(flood.duration_s + 1)  # all of them wait
+        found = await _callers(steady)
+        delays["with_flood"] += found.delays
+        refused += found.refused + found.failed
+        waiting_callers += (await flooding).opened
+        await asyncio.sleep(1)
+    shown = {name: record.figures(each) for name, each in delays.items()}
+    return {
+        "turns": TURNS,
+        "callers_that_flood_each_turn": round(waiting_callers / TURNS),
+        "refused_of_the_other": refused,
+        "seconds_to_open": shown,
+        "p99_ratio": round(shown["with_flood"]["p99"] / shown["alone"]["p99"], 3),
+        "median_ratio": round(shown["with_flood"]["median"] / shown["alone"]["median"], 3),
+    }
+
+
 async def run(pods: int, duration_s: float, folder: Path) -> dict[str, Any]:
     """Measure two gateways."""
     key, services = secrets.token_hex(16), max(1, pods // PODS_PER_SERVICE)
+    tenant_keys, objects = _tenants()
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(gateway.running_world(pods, services))
+        api = await stack.enter_async_context(
+            gateway.running_world(pods, services, objects=objects)
+        )
         gateways = [
             await stack.enter_async_context(gateway.running_gateway(folder, api, key, f"g{number}"))
             for number in (1, 2)
@@ -122,6 +189,18 @@ async def run(pods: int, duration_s: float, folder: Path) -> dict[str, Any]:
             "as_fast_as_possible": replace(load, at_once=64),
         }.items():
             found[name] = await _measure(gateways, measured)
+        steady = replace(load, key=tenant_keys["steady"], per_s=STEADY_PER_S, hold_s=0.5)
+        flood_s = FLOOD / FLOOD_PER_S
+        flood = replace(
+            load,
+            key=tenant_keys["flood"],
+            models=models[:1],
+            per_s=FLOOD_PER_S,
+            duration_s=flood_s,
+            hold_s=duration_s + flood_s + 2,
+            query="&wait_ms=600000",
+        )
+        found["flood"] = await _flood(gateways, steady, flood)
         counts = await gateway.counts(api)
     return {
         "pods": pods,

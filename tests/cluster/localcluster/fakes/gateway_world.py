@@ -13,11 +13,14 @@ import contextlib
 import hashlib
 import json
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NAMESPACE: Final = "bench"
 CAPACITY: Final = 8
@@ -41,18 +44,28 @@ def address(number: int) -> str:
 class World:
     """The objects and the connections."""
 
-    def __init__(self, pods: int, port: int, services: int = 0, sessions_port: int = 0) -> None:
+    def __init__(
+        self,
+        pods: int,
+        port: int,
+        services: int = 0,
+        sessions_port: int = 0,
+        objects: Mapping[str, Any] | None = None,
+    ) -> None:
         """Pod number N belongs to service number N modulo `services`, which is `pods` if it is 0.
 
         With `services`, each pod reports changes as a runtime does: at most ten lines a second.
         With `sessions_port`, sessions go to another process at this port of each address.
+        `objects` are the other objects of the API server, by the plural of their kind.
         """
+        self._forever = asyncio.Event()  # kept: a task that waits for a lost one is collected
         self._ports = {
             labels.SESSIONS_PORT_NAME: sessions_port or port,
             labels.ADMIN_PORT_NAME: port,
         }
         self._pods = pods
         self._services = services or pods
+        self._objects = objects or {}
         self._reports_changes = services > 0
         self._live = [0] * pods
         self._changed = [asyncio.Event() for _ in range(pods)]
@@ -78,8 +91,10 @@ class World:
                 elif target.path in (labels.SNAPSHOTS_PATH, labels.USAGE_PATH):
                     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                     await reader.read()  # nothing is known of idle sessions
-                else:
+                elif target.path == "/v1/realtime":
                     await self._accept_session(reader, writer, head, number)
+                else:
+                    writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
     async def _answer_api(self, writer: asyncio.StreamWriter, path: str, is_watch: bool) -> None:
@@ -91,9 +106,9 @@ class World:
             }
         elif is_watch:
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            await asyncio.Event().wait()
+            await self._forever.wait()
         else:
-            items: list[dict[str, Any]] = []
+            items: list[dict[str, Any]] = self._objects.get(path.rpartition("/")[2], [])
             if path.endswith(f"/{labels.SERVICES}"):
                 items = [_named(number) for number in range(self._services)]
             elif path.endswith("/pods"):
@@ -205,11 +220,14 @@ def _named(number: int) -> dict[str, Any]:
     return {"metadata": {"namespace": NAMESPACE, "name": name, "uid": name, "resourceVersion": "1"}}
 
 
-async def _main(pods: int, port: int, services: int = 0, sessions_port: int = 0) -> None:
-    world = World(pods, port, services, sessions_port)
+async def _main(
+    pods: int, port: int, services: int, sessions_port: int, objects: Mapping[str, Any]
+) -> None:
+    world = World(pods, port, services, sessions_port, objects)
     server = await asyncio.start_server(world.serve, "0.0.0.0", port, backlog=2048)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*map(int, sys.argv[1:])))
+    _pods, _port, _services, _sessions_port = map(int, sys.argv[1:5])
+    asyncio.run(_main(_pods, _port, _services, _sessions_port, json.loads(sys.argv[5])))
