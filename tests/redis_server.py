@@ -97,7 +97,7 @@ async def shift_leases(client: Redis, step_ms: float) -> None:
 async def running(folder: Path, *options: str) -> AsyncIterator[RedisServer]:
     """Run a server; skip the test if it is not installed."""
     if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
+        pytest.skip("redis-server is missing: requirements/install-debian installs it")
     server = RedisServer(folder, options)
     await server.start()
     try:

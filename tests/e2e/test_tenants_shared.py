@@ -92,9 +92,11 @@ async def hosting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hos
     folder = tmp_path_factory.mktemp("tenants")
     (port,) = ports.find_free(1)
     # Pods do not see the folders of this machine, so that the server needs a port.
-    redis = redis_server.RedisServer(folder, ("--port", str(port), "--bind", "127.0.0.1"))
-    await redis.start()
-    async with controlplane.running(folder / "cluster", nodes=paths.SIMULATED_NODES) as cluster:
+    options = ("--port", str(port), "--bind", "127.0.0.1")
+    async with (
+        redis_server.running(folder, *options) as redis,
+        controlplane.running(folder / "cluster", nodes=paths.SIMULATED_NODES) as cluster,
+    ):
         await cluster.helm(
             "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
             "--namespace", SYSTEM, "--create-namespace", "--set", "operator.resyncSeconds=10",
@@ -123,7 +125,6 @@ async def hosting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hos
                     partial(opened.refusal, name), lambda error: error == {}, f"{name} known", 30
                 )
             yield opened
-            await redis.kill()
 
 
 def tenant_object(name: str, limits: dict[str, int]) -> str:

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import pytest
@@ -117,6 +117,13 @@ class FakePod:
     """The query of each request about a session."""
     moves: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """The path and the body of each request about a session."""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The transport of the last session, with which a test breaks the protocol."""
+        transport = self.requests[-1].transport
+        assert transport is not None
+        return cast("asyncio.Transport", transport)  # uvloop has a class of its own
 
     async def move(self, request: web.Request) -> web.Response:
         """Give out a session, or take one."""

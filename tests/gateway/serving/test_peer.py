@@ -98,10 +98,8 @@ async def test_a_caller_never_gets_a_part_of_a_frame_that_fits(gateway: Any) -> 
     """The pod dies within a frame: the caller gets a close frame with the reason."""
     pod = await gateway.pod("p1")
 
-    async def die(connection: web.WebSocketResponse, _: Any) -> None:
-        assert connection._req is not None
-        transport = connection._req.transport
-        assert transport is not None
+    async def die(_: Any, __: Any) -> None:
+        transport = pod.transport
         transport.write(encode(Opcode.TEXT, b"whole") + encode(Opcode.TEXT, bytes(5000))[:4000])
         await asyncio.sleep(0.05)
         transport.abort()
@@ -119,10 +117,8 @@ async def test_a_caller_never_gets_a_part_of_a_frame_that_fits(gateway: Any) -> 
 async def test_a_connection_within_a_long_frame_ends_without_a_close_frame(gateway: Any) -> None:
     pod = await gateway.pod("p1")
 
-    async def die(connection: web.WebSocketResponse, _: Any) -> None:
-        assert connection._req is not None
-        transport = connection._req.transport
-        assert transport is not None
+    async def die(_: Any, __: Any) -> None:
+        transport = pod.transport
         transport.write(encode(Opcode.TEXT, bytes(2 * WHOLE_FRAME_BYTES))[:-1])
         await asyncio.sleep(0.05)
         transport.abort()
@@ -141,10 +137,8 @@ async def test_a_ping_within_a_long_frame_is_answered_after_it(gateway: Any) -> 
     long = encode(Opcode.TEXT, bytes(2 * WHOLE_FRAME_BYTES))
     may_end = asyncio.Event()
 
-    async def pause_within(connection: web.WebSocketResponse, _: Any) -> None:
-        assert connection._req is not None
-        transport = connection._req.transport
-        assert transport is not None
+    async def pause_within(_: Any, __: Any) -> None:
+        transport = pod.transport
         transport.write(long[:-1000])
         await may_end.wait()
         transport.write(long[-1000:])

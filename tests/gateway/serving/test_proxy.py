@@ -64,10 +64,8 @@ async def test_the_close_frame_of_the_caller_reaches_the_pod(
 async def test_the_caller_gets_1011_if_the_pod_dies(gateway: Any) -> None:
     pod = await gateway.pod("p1")
 
-    async def die(socket: web.WebSocketResponse, _: Any) -> None:
-        assert socket._req is not None
-        assert socket._req.transport is not None
-        socket._req.transport.abort()
+    async def die(_: Any, __: Any) -> None:
+        pod.transport.abort()
 
     pod.on_message = die
     async with _open(gateway) as caller:
@@ -201,9 +199,7 @@ async def test_a_pod_that_takes_nothing_and_ends_its_side_ends_the_session(
     may_end, sent, unchanged = asyncio.Event(), 0, list[int]()
 
     async def stop_reading(connection: web.WebSocketResponse, _: Any) -> None:
-        assert connection._req is not None
-        transport = connection._req.transport
-        assert transport is not None
+        transport = pod.transport
         transport.pause_reading()
         await may_end.wait()
         transport.write(encode(Opcode.TEXT, b"last words"))
