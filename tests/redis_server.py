@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -59,6 +60,16 @@ class RedisServer:
         async with asyncio.timeout(START_S), self.client() as client:
             while not await _answers(client):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+    def freeze(self) -> None:
+        """Stop the server, so that it answers nothing, until `thaw`."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the server go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """Kill the server."""

@@ -45,7 +45,8 @@ class RateLimit:
         paid_until, earliest = self._paid_until, now - BURST_S
         if paid_until is None or paid_until < earliest:
             paid_until = earliest
-        paid_until += max(frames / self._frames_per_s, size / self._bytes_per_s)
+        by_frames, by_bytes = frames / self._frames_per_s, size / self._bytes_per_s
+        paid_until += by_bytes if by_bytes > by_frames else by_frames
         if paid_until > now:
             return False
         self._paid_until = paid_until

@@ -103,5 +103,6 @@ async def test_uninstalled_release_leaves_sessions_alone_and_nothing_stuck(own: 
     await own.cluster.kubectl("delete", "namespace", own.name, SYSTEM, "--timeout=90s")
     await own.cluster.kubectl(
         "delete", "crd", "avatarservices.avatar.musetalk.io", "gpuprofiles.avatar.musetalk.io",
+        "avatartenants.avatar.musetalk.io",
         "--timeout=30s",
     )  # fmt: skip

@@ -79,6 +79,12 @@ async def answer(space: Space, key: str, model: str) -> str:
         return str(json.loads(refusal.response.body or b"")["error"]["code"])
 
 
+async def keys_valid(space: Space) -> str:
+    """Return the status of the condition KeysValid of the tenant."""
+    path = '{.status.conditions[?(@.type=="KeysValid")].status}'
+    return await space.cluster.kubectl("get", "avt", TENANT, "-o", f"jsonpath={path}")
+
+
 async def closing(caller: ClientConnection) -> tuple[int | None, str | None]:
     """Return the close code and the reason, when the session has ended."""
     try:
@@ -108,6 +114,12 @@ async def test_a_key_opens_sessions_until_it_is_revoked(space: Space) -> None:
             )
 
         await becomes(key, "opened")
+        await waiting.until(
+            lambda: keys_valid(space),
+            lambda status: status == "True",
+            "the operator reports that the keys are valid",
+            20,
+        )
         assert await answer(space, key, hidden) == "model_not_found"
         assert await answer(space, platform, model) == "opened"
 

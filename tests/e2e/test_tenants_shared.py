@@ -27,6 +27,7 @@ from avatar_client import session
 from avatar_client.sound import Sound
 from localcluster import paths, waiting
 from localcluster.controlplane import cluster as controlplane
+from localcluster.controlplane import ports
 from localcluster.front_door import FrontDoor
 from localcluster.release import KEYS, SYSTEM, Release, Space, processes_with
 
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
+KEY: Final = "a-key-for-the-end-to-end-tests"
 QUOTA: Final = 3
-LIVE: Final = 30
+LIVE: Final = 20
 SOUND: Final = Sound(bytes(24_000 * 2 * 3), 24_000)
 """Three seconds, of which each frame and each sample must arrive."""
 SPREAD: Final[dict[str, Any]] = {
@@ -88,19 +90,22 @@ async def next_event(caller: ClientConnection) -> dict[str, Any]:
 async def hosting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hosting]:
     """Install the chart with two gateways, and create the tenants `small` and `large`."""
     folder = tmp_path_factory.mktemp("tenants")
-    redis = redis_server.RedisServer(folder)
+    (port,) = ports.find_free(1)
+    # Pods do not see the folders of this machine, so that the server needs a port.
+    redis = redis_server.RedisServer(folder, ("--port", str(port), "--bind", "127.0.0.1"))
     await redis.start()
     async with controlplane.running(folder / "cluster", nodes=paths.SIMULATED_NODES) as cluster:
-        await cluster.kubectl("create", "namespace", KEYS)
         await cluster.helm(
             "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
             "--namespace", SYSTEM, "--create-namespace", "--set", "operator.resyncSeconds=10",
             "--set", "gateway.replicas=2", "--set", "gateway.drainDelaySeconds=1",
-            "--set", "gateway.extraEnv[0].name=AVATAR_GATEWAY_SHARED_STATE_URL",
-            "--set", f"gateway.extraEnv[0].value={redis.url}",
+            "--set", f"gateway.apiKey.value={KEY}",
+            "--set", f"gateway.tenants.keysNamespace={KEYS}",
+            "--set", "gateway.tenants.createKeysNamespace=true",
+            "--set", f"gateway.sharedState.url=redis://127.0.0.1:{port}",
             "--wait", "--timeout", "120s",
         )  # fmt: skip
-        release = Release(cluster, "", "")
+        release = Release(cluster, "", KEY)
         await cluster.kubectl("create", "namespace", "hosted")
         space = Space(release, "hosted")
         made = {}
@@ -173,12 +178,13 @@ async def test_a_caller_over_the_quota_waits_until_a_session_of_its_tenant_ends(
 
 
 class Talker:
-    """A session that speaks, and goes on through another gateway when it loses one."""
+    """A session that speaks until it is told to stop, and goes on through another gateway."""
 
     def __init__(self, target: session.Target) -> None:
         self._target = target
         self.live: session.Session | None = None
         self.speaks = asyncio.Event()
+        self.stops = asyncio.Event()
         self.is_open = asyncio.Event()
 
     async def run(self) -> None:
@@ -186,7 +192,7 @@ class Talker:
             self.live = live
             self.is_open.set()
             await self.speaks.wait()
-            for _ in range(2):
+            while not self.stops.is_set():
                 response = await live.speak(SOUND)
                 assert response.status == "completed"
                 assert bytes(response.pcm) == SOUND.pcm
@@ -210,6 +216,8 @@ async def talking(hosting: Hosting, tenant: str, count: int) -> AsyncIterator[li
             talker.speaks.set()
         await asyncio.sleep(1)  # in the middle of a word
         yield talkers
+        for talker in talkers:
+            talker.stops.set()
 
 
 async def test_the_sessions_of_a_killed_gateway_go_on_and_count_once(hosting: Hosting) -> None:

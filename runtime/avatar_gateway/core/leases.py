@@ -131,7 +131,7 @@ def share(limit: int | None, own: int, total: int, replicas: int) -> int | None:
 
     Args:
         limit: the limit of the tenant, None for no limit.
-        own: the sessions of this gateway when it lost the shared state.
+        own: the sessions of this gateway when the state of all was read last.
         total: those of all gateways then.
         replicas: the number of gateways then; 0 if it was never known.
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.memory_budget import MemoryBudget
 
-    PassOn = Callable[[bytes, int], bool]
+    PassOn = Callable[[bytes, int, float], bool]
+    """Takes frames, their number and the time; returns whether it has taken them."""
 
 MAX_MESSAGE_BYTES: Final = 21 * 2**20
 """Largest message of the protocol."""
@@ -115,11 +116,11 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived from the network."""
-        self._liveness.heard_at = self._loop.time()
+        self._liveness.heard_at = now = self._loop.time()
         pass_on = self._pass_on
         if pass_on is not None and len(data) < _PAUSE_BYTES:
             count = self._frames.count_whole(data, TURN_FRAMES)
-            if count and pass_on(data, count):
+            if count and pass_on(data, count, now):
                 return
         self._frames.feed(data)
         if pass_on is not None and self._read_at_once(pass_on):
@@ -171,7 +172,7 @@ class Peer(asyncio.Protocol):
         if segment is None:
             return True
         is_plain = segment.close is None and not (segment.has_more or segment.is_mid_frame)
-        if is_plain and pass_on(segment.forward, segment.frames):
+        if is_plain and pass_on(segment.forward, segment.frames, self._liveness.heard_at):
             return True
         self._refused = segment
         return False
@@ -202,8 +203,8 @@ class Peer(asyncio.Protocol):
     async def read(self, pass_on: PassOn | None = None) -> frames.Segment:
         """Return the next segment that is not empty, and answer its pings.
 
-        While it waits, `pass_on` gets whole frames as they arrive, with their number. If it returns
-        False, they are the next segment.
+        While it waits, `pass_on` gets whole frames as they arrive. What it does not take is the
+        next segment.
 
         Raises:
             ConnectionLost: the connection ended without a close frame.
@@ -335,10 +336,12 @@ class Peer(asyncio.Protocol):
         self._liveness.reading_paused()
 
     def _write(self, data: bytes) -> None:
-        if self._transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             raise ConnectionLost("the connection was lost")
-        self._transport.write(data)
-        self._liveness.written()
+        transport.write(data)
+        if self._liveness.unsent_check is None:
+            self._liveness.written()
 
     def _mask(self) -> bytes | None:
         return os.urandom(4) if self._is_pod else None

@@ -69,9 +69,7 @@ async def relay(
         asyncio.create_task(
             _Direction(caller, pod, Side.CALLER, rate, on_message).run(), name="relay-to-pod"
         ),
-        asyncio.create_task(
-            _Direction(pod, caller, Side.POD, rate, lambda: None).run(), name="relay-to-caller"
-        ),
+        asyncio.create_task(_Direction(pod, caller, Side.POD, rate).run(), name="relay-to-caller"),
     ]
     try:
         done, _ = await asyncio.wait([*forwarders, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -105,8 +103,15 @@ class _Direction:
     ends the session, is left to the task of `run`.
     """
 
+    __slots__ = ("_limit", "_loop", "_on_message", "_side", "_sink", "_source")
+
     def __init__(
-        self, source: Peer, sink: Peer, side: Side, rate: Rate, on_message: Callable[[], None]
+        self,
+        source: Peer,
+        sink: Peer,
+        side: Side,
+        rate: Rate,
+        on_message: Callable[[], None] | None = None,
     ) -> None:
         self._source, self._sink = source, sink
         self._side = side
@@ -120,7 +125,7 @@ class _Direction:
         segment = self._source.take_early()
         while True:
             try:
-                if segment.forward:
+                if segment.forward and self._on_message is not None:
                     self._on_message()
                 self._sink.forward(segment.forward, is_mid_frame=segment.is_mid_frame)
                 await self._sink.drain()
@@ -139,12 +144,13 @@ class _Direction:
             except ConnectionError:
                 return _connection_lost(side)
 
-    def _pass_on(self, data: bytes, frames: int) -> bool:
+    def _pass_on(self, data: bytes, frames: int, now: float) -> bool:
         sink = self._sink
-        if sink.is_full or not self._limit.accept(self._loop.time(), frames, len(data)):
+        if sink.is_full or not self._limit.accept(now, frames, len(data)):
             return False
         if data:
-            self._on_message()
+            if self._on_message is not None:
+                self._on_message()
             try:
                 sink.forward(data)
             except ConnectionError:

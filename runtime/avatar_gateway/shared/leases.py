@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway import errors
@@ -47,11 +47,13 @@ MAX_REFUSED: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class _Alone:
-    """What was known when the shared state was lost."""
+class _Known:
+    """What was known at one time. Counts of different times would add up to more than a limit."""
 
-    own: Mapping[str, Usage]
-    overview: Overview
+    own: Mapping[str, Usage] = field(default_factory=dict)
+    """What this gateway had."""
+    overview: Overview = field(default_factory=Overview)
+    """What all gateways had."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +85,6 @@ class Leases:
 
     def __init__(self, state: SharedState, gateway: str, now: Callable[[], float]) -> None:
         """`gateway` is unique for each process; `now` returns seconds on a monotonic clock."""
-        self.overview = Overview()
         self.state = state
         self._gateway = gateway
         self._now = now
@@ -92,10 +93,16 @@ class Leases:
         self._unbound: list[HeldLease] = []
         self._finished: list[tuple[HeldLease, bool]] = []
         self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._alone: _Alone | None = None
+        self._known = _Known()
+        self._alone: _Known | None = None
         self._alone_until = 0.0
         self._in_turn = asyncio.Lock()
         self._wake = asyncio.Event()
+
+    @property
+    def overview(self) -> Overview:
+        """Return what all gateways had when that was read last."""
+        return self._known.overview
 
     @property
     def is_alone(self) -> bool:
@@ -123,6 +130,8 @@ class Leases:
             self._undo(held)
             raise
         if refusal is not None:
+            if self._alone is not None:  # a call without an answer may have granted it
+                self._finished.append((held, False))
             self._own.release(held.lease, self._now_ms())
             self._note_refusal(tenant.name, refusal.which)
             raise _rejection(refusal, is_alone=self.is_alone)
@@ -187,18 +196,19 @@ class Leases:
 
     async def report(self) -> None:
         """Report everything and read the overview. What fails is noted, and done the next time."""
-        await self._report_changes()
         async with self._in_turn:
             try:
-                await self._bind_all()
-                await self.state.renew([each.lease for each in self._held.values()])
-                self._own.renew([each.lease for each in self._held.values()], self._now_ms())
+                await self._exchange(renews=True)
+                own = self._count_own()
                 overview = await self.state.overview(self._gateway)
             except errors.SharedStateUnavailable as error:
                 self._lose(error)
                 return
-        self.overview = overview
-        if self._alone_until == float("inf"):
+        self._known = _Known(own, overview)
+        before = self._alone
+        if before is not None and before.overview.data_id == overview.data_id != "":
+            self._alone = None  # the server has kept its data, and has all leases of this gateway
+        elif self._alone_until == float("inf"):
             self._alone_until = self._now() + GRACE_S
         elif not self.is_alone:
             self._alone = None
@@ -206,15 +216,24 @@ class Leases:
     async def _report_changes(self) -> None:
         """Name and give up leases. What fails is repeated when the state is back."""
         async with self._in_turn:
-            finished, self._finished = self._finished[:], []
             try:
-                await self._bind_all()
-                await self.state.finish([Finished(held.lease, away) for held, away in finished])
-            except BaseException as error:
-                self._finished = [*finished, *self._finished][-MAX_FINISHED:]
-                if not isinstance(error, errors.SharedStateUnavailable):
-                    raise
+                await self._exchange(renews=self._alone is not None)
+            except errors.SharedStateUnavailable as error:
                 self._lose(error)
+
+    async def _exchange(self, *, renews: bool) -> None:
+        """Report leases; what was granted while the state was away comes before what ended then."""
+        await self._bind_all()
+        if renews:
+            leases = [each.lease for each in self._held.values()]
+            await self.state.renew(leases)
+            self._own.renew(leases, self._now_ms())
+        finished, self._finished = self._finished, []
+        try:
+            await self.state.finish([Finished(held.lease, away) for held, away in finished])
+        except BaseException:
+            self._finished = [*finished, *self._finished][-MAX_FINISHED:]
+            raise
 
     async def _bind_all(self) -> None:
         while self._unbound:
@@ -258,10 +277,12 @@ class Leases:
         self._alone_until = float("inf")
         if self._alone is not None:
             return
-        now_ms = self._now_ms()
-        own = {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
-        self._alone = _Alone(own, self.overview)
+        self._alone = self._known
         _log.warning("shared state away, sessions stay within the last known share: %s", error)
+
+    def _count_own(self) -> Mapping[str, Usage]:
+        now_ms = self._now_ms()
+        return {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
 
     def _new(self, lease_id: str, tenant: str, service: str) -> HeldLease:
         return HeldLease(Lease(lease_id, tenant, service, secrets.token_hex(8)), self)

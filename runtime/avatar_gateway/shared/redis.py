@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_gateway.core.leases import TTL_MS, Lease, QuotaExceeded, Usage
@@ -91,14 +92,15 @@ class RedisState:
 
     async def overview(self, gateway: str) -> Overview:
         """See `SharedState`."""
-        values = (self.connection.prefix, gateway, GATEWAY_TTL_MS, MAX_TENANTS)
-        replicas, *rest = await self.connection.run(_OVERVIEW, ["gateways", "tenants"], values)
+        values = (self.connection.prefix, gateway, GATEWAY_TTL_MS, MAX_TENANTS, token_hex(8))
+        keys = ["gateways", "tenants", "data-id"]
+        replicas, data_id, *rest = await self.connection.run(_OVERVIEW, keys, values)
         tenants = {}
         for at in range(0, len(rest), 4):
             name, sessions, month_ms, counts = rest[at : at + 4]
             by_service = {key: int(count) for key, count in zip(*[iter(counts)] * 2, strict=True)}
             tenants[name] = Usage(int(sessions), by_service, int(month_ms))
-        return Overview(int(replicas), tenants)
+        return Overview(int(replicas), tenants, data_id)
 
     async def report_usage(self, records: Sequence[Record]) -> None:
         """See `SharedState`."""

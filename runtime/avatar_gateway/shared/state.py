@@ -30,6 +30,8 @@ class Overview:
     replicas: int = 0
     """Gateways that have reported in the last seconds; 0 if that was never known."""
     tenants: Mapping[str, Usage] = field(default_factory=dict)
+    data_id: str = ""
+    """Another one after the server has lost its data; empty if that is not known."""
 
 
 class SharedState(Protocol):

@@ -14,6 +14,7 @@ from avatar_contracts import labels, tokens
 from avatar_contracts.answer_limits import MAX_SNAPSHOT_BYTES
 from avatar_contracts.backoff import Backoff
 from avatar_contracts.rate_limit import Rate, RateLimit
+from avatar_contracts.state import STALE_S
 from avatar_gateway import errors
 from avatar_gateway.core.snapshots import Snapshot, SnapshotStore
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from avatar_gateway.core.model import Pod
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2)
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=2 * STALE_S)
 _RATE: Final = Rate(2000, 50_000_000)
 """Records and bytes per second of one pod; 64 sessions that speak send 64 MB/s at most, but not
 at the same time for long. A pod that sends more waits."""
@@ -118,6 +119,10 @@ class SnapshotStreams:
             line = await content.readuntil(b"\n")
             if not line:
                 return
+            if line == b"\n":  # the pod is there, and nothing has changed
+                backoff.reset()
+                await asyncio.sleep(max(0.0, pace.delay(loop.time(), 1, 1)))
+                continue
             connection, session_id, size, resume_s = _parse(line)
             document = await content.readexactly(size)
             if connection in self._connections.get(pod.uid, ()):

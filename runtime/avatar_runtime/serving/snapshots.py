@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.answer_limits import MAX_SNAPSHOT_BYTES
+from avatar_contracts.state import LINE_AGE_S
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import session_document
 from avatar_runtime.serving import session_moves
@@ -75,8 +76,10 @@ class SnapshotStream:
         """Yield records until the process stops: a line of JSON, then `bytes` bytes of a document.
 
         The line has `connection`, `session`, `bytes` and `resume_s`. With 0 bytes there is no
-        snapshot: the session cannot be continued elsewhere as it is now.
+        snapshot: the session cannot be continued elsewhere as it is now. An empty line comes at
+        least once a second: only what is sent shows that a gateway is gone.
         """
+        sent_at = self._runtime.clock()
         while not self._runtime.stopping:
             carried = self._sessions.carried_by(self._gateway)
             names = {live.carrier for live in carried}
@@ -86,6 +89,10 @@ class SnapshotStream:
                 record = await self._record(live)
                 if record is not None:
                     yield record
+                    sent_at = self._runtime.clock()
+            if self._runtime.clock() >= sent_at + LINE_AGE_S:
+                yield b"\n"
+                sent_at = self._runtime.clock()
             await asyncio.sleep(_LOOK_S)
 
     async def _record(self, live: LiveSession) -> bytes | None:

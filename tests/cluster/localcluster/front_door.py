@@ -41,7 +41,7 @@ class FrontDoor:
         host, port = server.sockets[0].getsockname()
         self.address = f"{host}:{port}"
         try:
-            await self.until(1)
+            await self._until(lambda: bool(self.backends), 60)
             yield self
         finally:
             refreshing.cancel()
@@ -49,9 +49,12 @@ class FrontDoor:
             await asyncio.gather(refreshing, return_exceptions=True)
 
     async def until(self, pods: int, within_s: float = 60) -> None:
-        """Wait until this number of pods is ready."""
+        """Wait until exactly this number of pods is ready."""
+        await self._until(lambda: len(self.backends) == pods, within_s)
+
+    async def _until(self, holds: Callable[[], bool], within_s: float) -> None:
         async with asyncio.timeout(within_s):
-            while len(self.backends) != pods:
+            while not holds():
                 self._changed.clear()
                 await self._changed.wait()
 

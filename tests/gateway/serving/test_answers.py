@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from avatar_gateway.serving import app as app_module
+from avatar_gateway.serving import bodies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +152,7 @@ async def test_a_client_secret_needs_a_model(gateway: Any) -> None:
 
 
 async def test_a_body_has_a_deadline(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "_BODY_S", 0.05)
+    monkeypatch.setattr(bodies, "_BODY_S", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
         f"POST /v1/realtime/client_secrets HTTP/1.1\r\nHost: h\r\napi-key: {KEY}\r\n"

@@ -67,12 +67,12 @@ async def test_an_answer_that_comes_too_late_is_not_the_answer_of_another_call(
     redis_server: RedisServer,
 ) -> None:
     connection = redis_server.connection()
-    async with redis_server.client() as client:
-        await client.client_pause(1500)
+    redis_server.freeze()
     late = await asyncio.gather(
         *(connection.command("ECHO", f"late-{at}") for at in range(40)), return_exceptions=True
     )
     assert all(isinstance(each, errors.SharedStateUnavailable) for each in late)
+    redis_server.thaw()
     await until_up(connection)
     found = await asyncio.gather(*(connection.command("ECHO", f"{at}") for at in range(40)))
     assert found == [f"{at}" for at in range(40)]

@@ -214,6 +214,35 @@ async def test_while_the_state_is_away_new_sessions_stay_within_the_share(
 
 
 @pytest.mark.slow
+async def test_a_gateway_is_not_alone_any_more_when_the_server_has_kept_its_data(
+    redis_server: RedisServer,
+) -> None:
+    loop = asyncio.get_running_loop()
+    state = RedisState(redis_server.connection())
+    leases = Leases(state, "g", loop.time)
+    held = [await leases.acquire(ACME, "acme/a") for _ in range(3)]
+    await leases.report()
+    held.append(await leases.acquire(ACME, "acme/a"))
+    async with redis_server.client() as client:
+        redis_server.freeze()
+        more = await fill(leases)  # the only replica may have all
+        assert leases.is_alone
+        assert len(more) == 3
+        held[0].release()
+        held[1].release()
+        more += await fill(leases)
+        assert len(more) == 5
+        redis_server.thaw()
+        await until(lambda: state.name == "ok")
+        # What it granted alone is added before what ended is given back.
+        await leases.report()
+        assert not leases.is_alone
+        assert await client.zcard("avatar:leases:acme") == 7
+    await refused(leases)
+    await state.close()
+
+
+@pytest.mark.slow
 async def test_a_dead_gateway_frees_its_slots_and_another_one_continues_its_sessions(
     redis_server: RedisServer,
 ) -> None:

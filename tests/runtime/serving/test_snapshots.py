@@ -34,7 +34,9 @@ class Stream:
     async def next(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return the line and the document of the next record."""
         async with asyncio.timeout(20):
-            line = json.loads(await self._content.readuntil(b"\n"))
+            while (text := await self._content.readuntil(b"\n")) == b"\n":
+                pass  # at least once a second
+            line = json.loads(text)
             body = await self._content.readexactly(line["bytes"])
         return line, json.loads(body) if body else None
 
@@ -53,7 +55,9 @@ async def followed(served: Served, gateway: str = "g1") -> AsyncIterator[Stream]
 @asynccontextmanager
 async def carried(served: Served, connection: str) -> AsyncIterator[ClientConnection]:
     headers = {labels.CONNECTION_HEADER: connection}
-    async with connect(f"ws://{served.sessions}/v1/realtime", additional_headers=headers) as socket:
+    address = f"ws://{served.sessions}/v1/realtime"
+    # What nobody reads here must not delay the end.
+    async with connect(address, additional_headers=headers, close_timeout=0.2) as socket:
         created = json.loads(await socket.recv())
         assert created["type"] == "session.created"
         yield socket
@@ -63,7 +67,7 @@ async def test_a_gateway_gets_the_sessions_that_it_carries(
     serve: Serve, engine: FakeEngine
 ) -> None:
     async with (
-        serve(engine=engine) as served,
+        serve(engine=engine, AVATAR_CAPACITY="3") as served,
         carried(served, "g2/1"),
         carried(served, "g1x/1"),
         carried(served, "g1/7") as socket,
@@ -97,6 +101,29 @@ async def test_a_session_with_a_document_that_is_too_large_has_no_snapshot(
         while document is not None:
             line, document = await stream.next()
         assert line["bytes"] == 0
+
+
+async def test_a_gateway_that_is_gone_is_noticed(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[None] = []
+    records = snapshots.SnapshotStream.records
+
+    async def counted(stream: snapshots.SnapshotStream) -> AsyncIterator[bytes]:
+        running.append(None)
+        try:
+            async for record in records(stream):
+                yield record
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(snapshots.SnapshotStream, "records", counted)
+    async with serve(engine=engine) as served:
+        async with followed(served) as stream:
+            async with asyncio.timeout(20):
+                assert await stream._content.readuntil(b"\n") == b"\n"
+            assert len(running) == 1
+        await served.eventually(lambda: not running, "ended")
 
 
 def test_a_session_at_rest_has_one_snapshot() -> None:

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GATEWAYS: Final = 3
-TENANTS: Final = 50
+TENANTS: Final = 15
 SERVICES: Final = 3
 LIMITS: Final = TenantLimits(sessions=5, sessions_per_service=3)
-CALLERS: Final = 120
-"""Callers of each gateway at a time; 360 want the 250 sessions of all tenants."""
+CALLERS: Final = 40
+"""Callers of each gateway at a time; 120 want the 75 sessions of all tenants."""
 _HOLD_S: Final = 0.02
 _CELLS: Final = TENANTS * SERVICES
 
