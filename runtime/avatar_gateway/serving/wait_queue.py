@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 from collections import Counter
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_gateway import errors
 from avatar_gateway.core import wait_queue
-from avatar_gateway.core.fair_queue import MAX_CALLERS, FairQueue, Share
-from avatar_gateway.core.frames import Opcode
+from avatar_gateway.core.fair_queue import MAX_CALLERS
 from avatar_gateway.serving.peer import EarlyInputTooLarge
+from avatar_gateway.serving.waiters import Outcome, ServiceQueue, Waiter, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,9 +23,9 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.placement import PlacedSession
     from avatar_gateway.serving.sessions import Sessions
+    from avatar_gateway.serving.waiters import PlaceSession
     from avatar_gateway.shared.waiting import SharedQueue
 
-    PlaceSession = Callable[[], Awaitable[PlacedSession]]
     EndSession = Callable[[PlacedSession], Awaitable[None]]
 
 POLL_INTERVAL_S: Final = 0.1
@@ -49,69 +46,6 @@ DEMAND_S: Final = 1.0
 
 Its waiting counts while it waits; its arrival would raise the demand for much longer.
 """
-
-
-class _Outcome(Enum):
-    """What an attempt to place a caller shows."""
-
-    GONE = "gone"
-    """The caller no longer waits: it was placed, or it cannot be."""
-    NO_SLOT = "no_slot"
-    """No slot is free for this tenant."""
-    OWN_LIMIT = "own_limit"
-    """Its tenant may have no more sessions."""
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """A caller in a queue."""
-
-    caller: Peer
-    request: SessionRequest
-    place: PlaceSession
-    result: asyncio.Future[PlacedSession]
-    last: wait_queue.Announcement | None = None
-    rank: int | None = None
-    """How many callers of its tenant are before it at all gateways; None if it is not known."""
-
-    @property
-    def principal(self) -> Principal:
-        return self.request.principal
-
-
-@dataclass(slots=True, eq=False)
-class _Queue:
-    """The callers of one service."""
-
-    order: FairQueue = field(default_factory=FairQueue)
-    waiters: dict[str, _Waiter] = field(default_factory=dict)
-    grants: tuple[float, ...] = ()
-    """When callers got a slot: seconds on a monotonic clock, oldest first."""
-    set_aside: dict[str, float] = field(default_factory=dict)
-    """Until when tenants take no part."""
-    at_limit: set[str] = field(default_factory=set)
-    """Tenants that may have no more sessions, as far as is known."""
-    announce_at: float = 0.0
-    shared: SharedQueue | None = None
-    """The order over all gateways; None if this gateway is alone."""
-    joining: dict[str, Share] = field(default_factory=dict)
-    """Callers that the shared order does not know yet."""
-    leaving: list[str] = field(default_factory=list)
-    """Callers that it may still know."""
-
-    def rejoin(self) -> None:
-        """Let every caller join the shared order again."""
-        self.joining = {
-            caller_id: share_of(waiter.principal)
-            for caller_id, waiter in self.waiters.items()
-            if caller_id in self.order
-        }
-
-
-def share_of(principal: Principal) -> Share:
-    """Return what the tenant of a caller is entitled to."""
-    tenant = principal.tenant
-    return Share() if tenant is None else Share(tenant.name, tenant.weight, tenant.priority)
 
 
 class WaitQueues:
@@ -136,7 +70,7 @@ class WaitQueues:
         self._end_session = end_session
         self._held_bytes = held_bytes
         self._demand = demand
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, ServiceQueue] = {}
         self._caller_ids = itertools.count()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting: Counter[str] = Counter()
@@ -183,7 +117,7 @@ class WaitQueues:
         """
         loop = asyncio.get_running_loop()
         caller_id, service = f"{next(self._caller_ids):x}", request.model
-        waiter = _Waiter(caller, request, place, loop.create_future())
+        waiter = Waiter(caller, request, place, loop.create_future())
         arrival = loop.call_later(DEMAND_S, self._record_arrival, request)
         holding = asyncio.create_task(caller.hold(self._held_bytes), name="hold-caller")
         self._add(service, caller_id, waiter)
@@ -205,7 +139,7 @@ class WaitQueues:
             self._sessions.record_arrival(request.model, _now())
 
     async def _first_of(
-        self, waiter: _Waiter, holding: asyncio.Task[None], wait_ms: int
+        self, waiter: Waiter, holding: asyncio.Task[None], wait_ms: int
     ) -> PlacedSession:
         """Return the placed session, unless the caller leaves or its time ends before."""
         ends: list[asyncio.Future[Any]] = [waiter.result, holding]
@@ -225,7 +159,7 @@ class WaitQueues:
         text = f"no slot became free within {wait_ms} ms"
         raise errors.Rejection("no_capacity", text, limit=wait_ms)
 
-    async def _give_back(self, waiter: _Waiter) -> None:
+    async def _give_back(self, waiter: Waiter) -> None:
         """End the session that a pod accepted at the moment when its caller left."""
         result = waiter.result
         if result.done() and not result.cancelled() and result.exception() is None:
@@ -249,7 +183,7 @@ class WaitQueues:
             if not queue.waiters and not queue.grants:
                 del self._queues[service]
 
-    async def _serve_once(self, service: str, queue: _Queue) -> bool:
+    async def _serve_once(self, service: str, queue: ServiceQueue) -> bool:
         """Give slots to callers until no slot is free for anybody, or another gateway is next.
 
         A tenant at its own limit, or whose GPU classes have no free slot, does not keep the others
@@ -261,19 +195,19 @@ class WaitQueues:
         while (caller_id := await self._next(queue)) is not None:
             principal = queue.waiters[caller_id].principal
             outcome = await self._try(queue, caller_id)
-            is_at_limit = outcome is _Outcome.OWN_LIMIT
+            is_at_limit = outcome is Outcome.OWN_LIMIT
             (queue.at_limit.add if is_at_limit else queue.at_limit.discard)(principal.tenant_name)
             self._count(service, queue, principal)
-            if is_at_limit or (outcome is _Outcome.NO_SLOT and principal.gpu_classes):
+            if is_at_limit or (outcome is Outcome.NO_SLOT and principal.gpu_classes):
                 pause_s = QUOTA_INTERVAL_S if is_at_limit else 0.0
                 queue.order.set_aside(principal.tenant_name)
                 queue.set_aside[principal.tenant_name] = _now() + pause_s
                 await self._set_aside_at_all(queue, principal.tenant_name, pause_s)
-            elif outcome is _Outcome.NO_SLOT:
+            elif outcome is Outcome.NO_SLOT:
                 return True
         return not queue.order or queue.order.next() is None
 
-    async def _next(self, queue: _Queue) -> str | None:
+    async def _next(self, queue: ServiceQueue) -> str | None:
         """Return the next caller; None if there is none, or it is the turn of another gateway.
 
         While the shared state is away, this gateway serves its callers in its own order.
@@ -295,16 +229,16 @@ class WaitQueues:
                 return turn.caller
             queue.leaving.append(turn.caller)  # it left while the shared state was away
 
-    async def _set_aside_at_all(self, queue: _Queue, tenant: str, pause_s: float) -> None:
+    async def _set_aside_at_all(self, queue: ServiceQueue, tenant: str, pause_s: float) -> None:
         if queue.shared is not None:
             with contextlib.suppress(errors.SharedStateUnavailable):
                 await queue.shared.set_aside(tenant, max(pause_s, POLL_INTERVAL_S))
 
-    def _sees_room(self, queue: _Queue) -> bool:
+    def _sees_room(self, queue: ServiceQueue) -> bool:
         caller_id = queue.order.next()
         return caller_id is not None and self._has_room(queue.waiters[caller_id].request)
 
-    async def _try(self, queue: _Queue, caller_id: str) -> _Outcome:
+    async def _try(self, queue: ServiceQueue, caller_id: str) -> Outcome:
         """Try to place one caller."""
         waiter = queue.waiters[caller_id]
         try:
@@ -314,25 +248,25 @@ class WaitQueues:
         except Exception as error:
             if isinstance(error, errors.Rejection) and not self._sessions.draining:
                 if wait_queue.is_own_limit(error):
-                    return _Outcome.OWN_LIMIT
+                    return Outcome.OWN_LIMIT
                 if wait_queue.is_temporary(error):
-                    return _Outcome.NO_SLOT
+                    return Outcome.NO_SLOT
             if not waiter.result.done():
                 waiter.result.set_exception(error)
             queue.order.leave(caller_id)
         else:
             if caller_id not in queue.order or waiter.result.done():
                 await self._end_session(placed)
-                return _Outcome.GONE
+                return Outcome.GONE
             queue.order.grant(caller_id)
             queue.grants = wait_queue.with_grant(queue.grants, _now())
             waiter.result.set_result(placed)
             if queue.shared is not None:
                 with contextlib.suppress(errors.SharedStateUnavailable):
                     await queue.shared.grant(caller_id)
-        return _Outcome.GONE
+        return Outcome.GONE
 
-    async def _announce(self, service: str, queue: _Queue) -> None:
+    async def _announce(self, service: str, queue: ServiceQueue) -> None:
         """Send each caller of a queue its position if it is due."""
         if _now() < queue.announce_at:
             return
@@ -342,13 +276,13 @@ class WaitQueues:
             await self._announce_shared(service, queue)
         self._demand.refresh()
 
-    def _announce_own(self, queue: _Queue) -> None:
+    def _announce_own(self, queue: ServiceQueue) -> None:
         now = _now()
         queue.announce_at = now + wait_queue.round_s(len(queue.order))
         for caller_id, position in queue.order.places().items():
-            _announce_one(queue, queue.waiters[caller_id], position, now)
+            queue.announce(queue.waiters[caller_id], position, now)
 
-    async def _announce_shared(self, service: str, queue: _Queue) -> None:
+    async def _announce_shared(self, service: str, queue: ServiceQueue) -> None:
         """Announce the positions in the order over all gateways."""
         assert queue.shared is not None
         queue.announce_at = _now() + max(SHARED_ROUND_S, wait_queue.round_s(len(queue.order)))
@@ -365,17 +299,20 @@ class WaitQueues:
         for caller_id, (position, rank) in places.items():
             if waiter := queue.waiters.get(caller_id):
                 waiter.rank = rank
-                _announce_one(queue, waiter, position, _now())
+                queue.announce(waiter, position, _now())
         found = {
             waiter.principal.tenant_name: waiter.principal for waiter in queue.waiters.values()
         }
+        queue.count_permitted(
+            {name: self._demand.allowance(each, service) for name, each in found.items()}
+        )
         for principal in found.values():
             self._count(service, queue, principal)
 
-    def _add(self, service: str, caller_id: str, waiter: _Waiter) -> None:
+    def _add(self, service: str, caller_id: str, waiter: Waiter) -> None:
         queue = self._queues.get(service)
         if queue is None:
-            queue = self._queues[service] = _Queue(shared=self._shared_queue(service))
+            queue = self._queues[service] = ServiceQueue(shared=self._shared_queue(service))
         queue.waiters[caller_id] = waiter
         self._sessions.waiting += 1
         self._waiting[waiter.principal.tenant_name] += 1
@@ -404,7 +341,7 @@ class WaitQueues:
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)
 
-    def _count(self, service: str, queue: _Queue, principal: Principal) -> None:
+    def _count(self, service: str, queue: ServiceQueue, principal: Principal) -> None:
         """Publish how many callers of a tenant wait.
 
         In an order over all gateways, a caller counts at its own gateway, if the limits of its
@@ -414,29 +351,10 @@ class WaitQueues:
         if not callers:
             queue.at_limit.discard(principal.tenant_name)
         is_held = principal.tenant_name in queue.at_limit
-        allowed = None if queue.shared is None else self._demand.allowance(principal, service)
-        if allowed is not None:
-            callers = sum(
-                waiter.rank is not None and waiter.rank < allowed
-                for caller_id, waiter in queue.waiters.items()
-                if waiter.principal.tenant_name == principal.tenant_name
-                and caller_id in queue.order
-            )
+        if queue.shared is not None:
+            callers = min(callers, queue.permitted[principal.tenant_name])
         self._demand.set_waiting(principal, service, callers, by_quota=is_held)
-
-
-def _announce_one(queue: _Queue, waiter: _Waiter, position: int, now: float) -> None:
-    if wait_queue.is_due(waiter.last, position, now):
-        waiter.last = wait_queue.Announcement(position, now)
-        is_held = waiter.principal.tenant_name in queue.at_limit
-        eta_ms = None if is_held else wait_queue.eta_ms(position, queue.grants, now)
-        waiter.caller.send(Opcode.TEXT, _queued(position, eta_ms))
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _queued(position: int, eta_ms: int | None) -> bytes:
-    event = {"type": "session.queued", "event_id": f"event_queued_{position}"}
-    return json.dumps({**event, "position": position, "eta_ms": eta_ms}).encode()
