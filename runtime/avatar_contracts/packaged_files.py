@@ -18,8 +18,8 @@ _SCRIPT: Final = "text/javascript"
 _CLIENT: Final = (
     "acknowledgements binary-media capture-worklet captions close-codes connection credentials"
     " decoders errors file-player index media message-log microphone mp4 negotiation options"
-    " outputs pacing pcm playback-worklet resampler screen session sound statistics timeline turns"
-    " video"
+    " outputs pacing pcm playback-worklet position resampler screen session sound statistics"
+    " timeline turns video"
 )
 _PAGE: Final = "captions choices details directory own-face page recordings states view"
 _TYPES: Final = {

@@ -92,6 +92,17 @@ class _Header:
 class FrameReader:
     """Splits the bytes of one direction into segments."""
 
+    __slots__ = (
+        "_buffer",
+        "_mask_bytes",
+        "_mask_flag",
+        "_masked",
+        "_max_message_bytes",
+        "_message_bytes",
+        "_needed",
+        "_remaining",
+    )
+
     def __init__(self, *, masked: bool, max_message_bytes: int) -> None:
         """`masked` tells whether the sender is a client, whose frames must have masks."""
         self._masked = masked
@@ -120,18 +131,15 @@ class FrameReader:
         """Add bytes that arrived."""
         self._buffer += data
 
-    def count_whole(self, data: bytes, max_frames: int) -> int:
+    def count_whole(self, data: bytes | bytearray, max_frames: int) -> int:
         """Return the number of frames in `data` if it may be forwarded as it is, otherwise 0.
 
         That is so if nothing is buffered and `data` consists of whole messages of one frame each,
         which is what a live session sends. Everything else takes `feed` and `read`.
         """
-        if self._buffer:
-            return 0
-        return self._count_whole(data, max_frames)
-
-    def _count_whole(self, data: bytes | bytearray, max_frames: int) -> int:
         if self._remaining or self._message_bytes is not None:
+            return 0
+        if self._buffer and data is not self._buffer:
             return 0
         size, at, frames = len(data), 0, 0
         while at < size:
@@ -161,7 +169,7 @@ class FrameReader:
         """Return the next segment; it is empty if more bytes must arrive first."""
         buffer, size = self._buffer, len(self._buffer)
         self._needed = 0
-        whole = self._count_whole(buffer, max_frames)
+        whole = self.count_whole(buffer, max_frames)
         if whole:
             data = bytes(buffer)
             buffer.clear()

@@ -43,7 +43,8 @@ class Liveness:
         self._is_slowed = False
         self._is_lost = False
         self._slowed_check: asyncio.TimerHandle | None = None
-        self._unsent_check: asyncio.TimerHandle | None = None
+        self.unsent_check: asyncio.TimerHandle | None = None
+        """The next check after something was written; None if `written` has to start it."""
         self.heard_at = self._loop.time()
         """When something arrived last; the owner sets it."""
         self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._check_alive)
@@ -61,13 +62,13 @@ class Liveness:
 
     def written(self) -> None:
         """Take note that something was written to the open connection."""
-        if self._unsent_check is None:
-            self._unsent_check = self._loop.call_later(_UNSENT_CHECK_S, self._check_unsent)
+        if self.unsent_check is None:
+            self.unsent_check = self._loop.call_later(_UNSENT_CHECK_S, self._check_unsent)
 
     def connection_ended(self) -> None:
         """Check nothing any more."""
         self._is_lost = True
-        for check in (self._heartbeat, self._slowed_check, self._unsent_check):
+        for check in (self._heartbeat, self._slowed_check, self.unsent_check):
             if check is not None:
                 check.cancel()
 
@@ -110,13 +111,13 @@ class Liveness:
         asyncio closes the transport when it reads the end, and reports that when all is sent. What
         the side sent before its end has arrived by then, and can still be read.
         """
-        self._unsent_check = None
+        self.unsent_check = None
         if self._is_lost or not self.unsent_bytes:
             return
         if self._transport.is_closing():
             self._transport.abort()
         else:
-            self._unsent_check = self._loop.call_later(_UNSENT_CHECK_S, self._check_unsent)
+            self.unsent_check = self._loop.call_later(_UNSENT_CHECK_S, self._check_unsent)
 
     def _check_alive(self) -> None:
         """Ping an idle side; end the connection if it does not answer.

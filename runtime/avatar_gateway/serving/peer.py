@@ -336,10 +336,12 @@ class Peer(asyncio.Protocol):
         self._liveness.reading_paused()
 
     def _write(self, data: bytes) -> None:
-        if self._transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             raise ConnectionLost("the connection was lost")
-        self._transport.write(data)
-        self._liveness.written()
+        transport.write(data)
+        if self._liveness.unsent_check is None:
+            self._liveness.written()
 
     def _mask(self) -> bytes | None:
         return os.urandom(4) if self._is_pod else None

@@ -103,6 +103,8 @@ class _Direction:
     ends the session, is left to the task of `run`.
     """
 
+    __slots__ = ("_limit", "_loop", "_on_message", "_side", "_sink", "_source")
+
     def __init__(
         self,
         source: Peer,

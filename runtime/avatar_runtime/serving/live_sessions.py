@@ -137,10 +137,11 @@ class LiveSessions:
 
     def carried_by(self, gateway: str) -> list[LiveSession]:
         """Return the sessions that a gateway carries now."""
+        prefix = f"{gateway}/"
         return [
             live
             for session_id, live in self._sessions.items()
-            if live.carrier.startswith(f"{gateway}/") and session_id == live.session.id
+            if live.carrier.startswith(prefix) and session_id == live.session.id
         ]
 
     async def take(self, body: bytes, recovered_s: float | None = None) -> LiveSession:

@@ -65,6 +65,8 @@ async def speak(url: str, number: int, sound: Sound) -> None:
         reading = asyncio.create_task(live.read())
         await live.wait_for("session.created")
         await live.update({"audio": {"input": {"turn_detection": None}}})
+        if not sound.pcm:  # silent
+            await reading
         while True:
             await live.speak(sound)
             assert not reading.done()
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=8)
-    parser.add_argument("--answer-s", type=float, default=5.0)
+    parser.add_argument("--answer-s", type=float, default=5.0, help="0: the sessions are silent")
     parser.add_argument("--window-s", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from decimal import Decimal
 from functools import cache
 from math import inf
 from typing import Any
@@ -16,7 +17,7 @@ from avatar_operator.core.autoscaling import decision_lines, decision_log, input
 from avatar_operator.core.autoscaling.arrivals import Arrivals
 from avatar_operator.core.autoscaling.capacity import Offer
 from avatar_operator.core.autoscaling.limits import ScalingRateLimit
-from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
+from avatar_operator.core.autoscaling.observation import Demand, Observation, Share, TenantBound
 from avatar_operator.core.autoscaling.stabilization import Recommendations
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.simulator.world import run
@@ -164,11 +165,13 @@ def test_what_a_service_has_to_do_with_a_shared_reserve_is_written_too(keeps: bo
     share = Share(2, is_owner=keeps)
     auto = autoscaling.Autoscaling(1, 9, shared_reserve=True)
     offers = [Offer("c", 4, 9)]
-    seen = Observation([], offers, Demand(waiting=5), share=share)
+    tenant = TenantBound(7, 7, None if keeps else Decimal("1.50"))
+    seen = Observation([], offers, Demand(waiting=5), share=share, tenant=tenant)
     answer = inputs.decide(inputs.ScalingInputs(auto, seen, None, 1.0, 2.0))
     line = json.loads(json.dumps(decision_log.DecisionLog().line("acme/a", answer)))
     read = decision_lines.decode(line)
     assert (read.inputs.policy, read.inputs.observation.share) == (auto, share)
+    assert read.inputs.observation.tenant == tenant
     (again,) = decision_log.replay([read])
     assert not again.differs
     assert again.result.decision.reserve == (2 if keeps else 0)

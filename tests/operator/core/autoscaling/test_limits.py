@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from avatar_operator.core.autoscaling import limits
 from avatar_operator.core.autoscaling.capacity import Offer, Pod
 from avatar_operator.core.autoscaling.limits import Limit, ScalingRateLimit
+from avatar_operator.core.autoscaling.observation import TenantBound
 from avatar_operator.core.resources.autoscaling import Autoscaling, Rate
 
 ONE = Decimal(1)
@@ -182,3 +183,34 @@ def test_the_pods_that_are_kept_under_a_maximum_cost_are_those_that_scale_down_l
     dear, cheap = pods(Decimal(3), sessions=5), pods(ONE, ONE)
     assert bounds_of("3", [*cheap, *dear], Offer("a", 5, 9, ONE)) == (1, Limit.MAX_COST)
     assert bounds_of("4", [*cheap, *dear], Offer("a", 5, 9, ONE)) == (2, Limit.MAX_COST)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "expected"),
+    [
+        (TenantBound(4, 9), (4, Limit.TENANT_QUOTA)),
+        (TenantBound(9, 1), (3, Limit.TENANT_QUOTA)),
+        (TenantBound(9, 9, Decimal("2.5")), (4, Limit.TENANT_QUOTA)),
+        (TenantBound(9, 9, Decimal(-1)), (2, Limit.TENANT_QUOTA)),
+        (TenantBound(9, 9, Decimal(99)), (7, Limit.FREE_GPUS)),
+        (TenantBound(1, 0), (1, Limit.TENANT_QUOTA)),
+    ],
+    ids=["share", "left", "cost", "overspent", "enough", "less than exists"],
+)
+def test_the_quota_of_a_tenant_bounds_everything(
+    tenant: TenantBound, expected: tuple[int, Limit]
+) -> None:
+    policy = Autoscaling(min_replicas=5, max_replicas=20)
+    offers = [Offer("a", 5, 5, ONE)]
+    found = limits.find_bounds(policy, pods(ONE, ONE), offers, Decimal(0), tenant)
+    assert (found.maximum, found.limit) == expected
+    assert found.minimum <= found.maximum
+    assert found.policy_minimum <= found.maximum
+    assert (found.policy_maximum < 2) == (tenant.pods < 2)
+
+
+def test_a_cost_of_the_tenant_pays_for_the_first_class_before_the_next() -> None:
+    offers = [Offer("a", 5, 2, Decimal(2)), Offer("b", 5, 9, ONE), Offer("c", 5, 9)]
+    tenant = TenantBound(20, 20, Decimal(6))
+    found = limits.find_bounds(Autoscaling(0, 20), [], offers, Decimal(0), tenant)
+    assert (found.maximum, found.limit) == (4, Limit.TENANT_QUOTA)
