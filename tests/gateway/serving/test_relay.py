@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 RATE = Rate(1e9, 1e12)
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 MASK = b"\x01\x80\xff\x10"
 
 
@@ -59,8 +60,10 @@ async def _session(rate: Rate = RATE, buffer: int | None = None) -> AsyncIterato
         if buffer is not None:
             here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         _, protocol = await loop.create_connection(lambda: ResponseHandler(loop), sock=here)
+        protocol.set_response_params()
+        await loop.sock_sendall(far[side], SWITCHING)
+        await protocol.read()
         peers[side] = peer = Peer(protocol, budget, is_pod=side == "pod")
-        protocol._upgraded = True  # as after the answer 101
         protocol.set_parser(peer, None)
         peer.take_over()
     ends = Ends(peers, far, rate)
