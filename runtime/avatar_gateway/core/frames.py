@@ -154,6 +154,8 @@ class FrameReader:
                     return 0
             elif length > _LENGTH_16:
                 return 0
+            if length > self._max_message_bytes:
+                return 0
             at += length
             frames += 1
         if at == size:

@@ -123,6 +123,8 @@ def test_what_a_live_session_sends_is_counted(size: int, count: int, mask: bytes
     assert _reader(masked=mask is None).count_whole(frame, 9) == 0
     for other in (_frame(0, b"12"), _frame(1, b"12", fin=False), encode(Opcode.PING, b"12")):
         assert _reader().count_whole(other, 9) == 0
+    short = FrameReader(masked=mask is not None, max_message_bytes=max(0, size - 1))
+    assert not size or short.count_whole(frame, 9) == 0
     reader.feed(frame[:1])
     assert reader.count_whole(frame, 9) == 0
 

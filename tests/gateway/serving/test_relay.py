@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 RATE = Rate(1e9, 1e12)
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 MASK = b"\x01\x80\xff\x10"
 
 
@@ -61,7 +61,7 @@ async def _session(rate: Rate = RATE, buffer: int | None = None) -> AsyncIterato
             here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         _, protocol = await loop.create_connection(lambda: ResponseHandler(loop), sock=here)
         protocol.set_response_params()
-        far[side].sendall(SWITCHING)
+        await loop.sock_sendall(far[side], SWITCHING)
         await protocol.read()
         peers[side] = peer = Peer(protocol, budget, is_pod=side == "pod")
         protocol.set_parser(peer, None)
