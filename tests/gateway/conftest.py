@@ -11,7 +11,7 @@ import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -123,7 +123,7 @@ class FakePod:
         """The transport of the last session, with which a test breaks the protocol."""
         transport = self.requests[-1].transport
         assert transport is not None
-        return cast("asyncio.Transport", transport)  # uvloop has a class of its own
+        return transport
 
     async def move(self, request: web.Request) -> web.Response:
         """Give out a session, or take one."""
