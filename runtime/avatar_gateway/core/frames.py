@@ -150,8 +150,6 @@ class FrameReader:
             if length == _LENGTH_16:
                 length = data[at - self._mask_bytes] << 8 | data[at - self._mask_bytes + 1]
                 at += 2
-                if length > self._max_message_bytes:
-                    return 0
             elif length > _LENGTH_16:
                 return 0
             if length > self._max_message_bytes:
