@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-_FRAMES = 120  # three chunks
+_FRAMES = 160  # four chunks, so that much is left to do after the second one
 _FILES = ("manifest.json", "avatar.safetensors", "pixels.safetensors", "preview.jpg")
 _DEADLINE_S = 240
 

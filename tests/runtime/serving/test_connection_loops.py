@@ -16,6 +16,7 @@ from avatar_runtime.serving import connection
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.live_session import LiveSession
 from avatar_runtime.serving.session_clock import SessionClock
+from avatar_runtime.serving.usage import UsageReports
 
 
 class Parts:
@@ -28,6 +29,7 @@ class Parts:
         self.can_receive = True
         self.is_speaking = True
         self.official_only = False
+        self.spoken_s = 0.0
         self.acked_seq = 0
         self.outgoing: list[Any] = []
         self.incoming: list[dict[str, Any]] = []
@@ -108,6 +110,7 @@ def session_of(parts: Parts) -> Any:
         "can_receive",
         "is_speaking",
         "official_only",
+        "spoken_s",
         "acked_seq",
     )
 
@@ -135,6 +138,7 @@ def connect(parts: Parts) -> LiveSession:
         ),
         settings=SimpleNamespace(sessions=sessions),
         connections=set(),
+        usage=UsageReports(parts.clock),
         video_encoders=SimpleNamespace(open=lambda: None),
         set_speaking=parts.set_speaking,
         clock=parts.clock,
