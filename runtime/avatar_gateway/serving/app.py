@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from dataclasses import replace
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -15,16 +14,18 @@ from aiohttp import web
 from avatar_contracts import refusals
 from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
-from avatar_gateway.core import credentials, rejections, requests, wait_queue
+from avatar_gateway.core import rejections, requests, wait_queue
 from avatar_gateway.core.demand import DemandLimiter
-from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
-from avatar_gateway.serving import answers, audit, page, probes, proxy, upgrade
+from avatar_gateway.core.frames import NORMAL, Opcode
+from avatar_gateway.serving import answers, audit, page, probes, upgrade
 from avatar_gateway.serving.access import Access
 from avatar_gateway.serving.avatars import Avatars
 from avatar_gateway.serving.bodies import read_body
 from avatar_gateway.serving.connection import connection_of
 from avatar_gateway.serving.direct import Direct
 from avatar_gateway.serving.models import Models
+from avatar_gateway.serving.session_carrier import SessionCarrier
+from avatar_gateway.serving.session_opener import FORWARDED_HEADERS, SessionOpener
 from avatar_gateway.serving.wait_queue import WaitQueues
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
@@ -32,17 +33,14 @@ from avatar_gateway.shared.memory import MemoryState
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from aiohttp.typedefs import Handler
-
     from avatar_gateway.core.memory_budget import MemoryBudget
-    from avatar_gateway.core.tenants import Tenant
     from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving import placement
     from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Limits
-    from avatar_gateway.shared.metering import Meter, Segment
+    from avatar_gateway.shared.metering import Meter
     from avatar_gateway.shared.waiting import SharedQueue
     from avatar_gateway.tenant_registry import TenantRegistry
 
@@ -54,13 +52,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FORWARDED_HEADERS: Final = ("OpenAI-Beta",)
-"""Headers of the caller that the pod receives. A credential is never one of them."""
-_KEPT_CODES: Final = refusals.RESUMABLE_CODES | {
-    refusals.RESUME_REFUSED_CLOSE,
-    refusals.TRY_LATER_CLOSE,
-}
-"""Close codes after which a pod may still have the session of a connection."""
 _INTERNAL_ERROR: Final = 1011
 
 
@@ -101,12 +92,14 @@ class Gateway:
             placer.has_room,
             shared_queue,
         )
-        self._rate = Rate(limits.frames_per_s, limits.bytes_per_s)
+        rate = Rate(limits.frames_per_s, limits.bytes_per_s)
+        self._carrier = SessionCarrier(placer, sessions, metrics, meter, rate)
         self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
         self._audit = audit_log
         self._access = Access(tenants, lambda: placer.services)
+        self._opener = SessionOpener(authenticator, self._access, placer, self._leases)
         self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
         self._direct = Direct(
             direct_url,
@@ -123,7 +116,7 @@ class Gateway:
 
     def application(self) -> web.Application:
         """Return the application to serve."""
-        application = web.Application(middlewares=[_refuse_upgrades_completely])
+        application = web.Application(middlewares=[upgrade.refuse_completely])
         application.add_routes(
             [
                 *(web.get(path, self.realtime) for path in requests.PATHS),
@@ -202,7 +195,7 @@ class Gateway:
         if session_request.resume is not None:
             connection_of(request).message_awaited()
         with self._demand.session(session_request.principal, session_request.model):
-            await self._proxy_session(
+            await self._carrier.carry(
                 session_request, placed, caller, connection_of(request).message_arrived
             )
         return response
@@ -216,7 +209,7 @@ class Gateway:
                 "the header Sec-WebSocket-Key must occur once and be 16 bytes in base64",
                 param="Sec-WebSocket-Key",
             )
-        for name in ("Sec-WebSocket-Protocol", *_FORWARDED_HEADERS):
+        for name in ("Sec-WebSocket-Protocol", *FORWARDED_HEADERS):
             if not all(value.isascii() for value in request.headers.getall(name, [])):
                 raise errors.Rejection(
                     "invalid_query", f"the header {name} must be ASCII", param=name
@@ -242,12 +235,12 @@ class Gateway:
         self._access.check_request(session_request)
         model = session_request.model
         if session_request.resume is not None:
-            return await self._open(self._placer.resume, session_request, request)
+            return await self._opener.resume(session_request, request)
         principal = session_request.principal
         try:
             if callers := await self._queues.callers_before(model, principal):
                 raise errors.Rejection("no_capacity", _waiting_callers(callers))
-            placed = await self._place_on_pod(session_request, request)
+            placed = await self._opener.open(session_request, request)
         except errors.Rejection as rejection:
             may_wait = session_request.wait_ms and wait_queue.is_temporary(rejection)
             if may_wait and self._queues.accepts(model, principal):
@@ -293,60 +286,6 @@ class Gateway:
         if self._demand.counts_arrival(session_request.principal, session_request.model, now):
             self._sessions.record_arrival(session_request.model, now)
 
-    async def _place_on_pod(
-        self, session_request: requests.SessionRequest, request: web.Request
-    ) -> placement.PlacedSession:
-        principal = session_request.principal
-        self._authenticator.check_current(principal)  # it may have waited for long
-        self._access.check(principal, session_request.model)
-        self._placer.check_room(session_request)  # before a lease is counted for nothing
-        placed = await self._open(self._placer.place, session_request, request)
-        try:
-            await self._authenticator.count_use(principal)
-        except BaseException:
-            await self._placer.end_session(placed)
-            raise
-        return placed
-
-    async def _open(
-        self, connect: Connect, session_request: requests.SessionRequest, request: web.Request
-    ) -> placement.PlacedSession:
-        headers = {
-            name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers
-        }
-        offered = upgrade.offered_subprotocols(request)
-        protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
-        tenant, model = session_request.principal.tenant, session_request.model
-        if tenant is None:
-            return await connect(session_request, protocols, headers)
-        if session_request.resume is not None:
-            placed = await connect(session_request, protocols, headers)
-            return await self._take_over(tenant, model, session_request.resume, placed)
-        self._placer.check_room(session_request)  # a caller without a pod takes no lease
-        lease = await self._leases.acquire(tenant, model)
-        try:
-            placed = await connect(session_request, protocols, headers)
-        except BaseException:
-            lease.release()
-            raise
-        lease.bind(placed.named_session)
-        return replace(placed, lease=lease)
-
-    async def _take_over(
-        self, tenant: Tenant, model: str, session_id: str, placed: placement.PlacedSession
-    ) -> placement.PlacedSession:
-        """Count the connection of a session that its pod has already."""
-        if placed.named_session is None:  # the pod does not have it, and will refuse
-            return placed
-        try:
-            lease = await self._leases.take_over(tenant, model, session_id)
-        except BaseException:
-            await self._placer.end_session(placed, GOING_AWAY)
-            raise
-        if placed.named_session != session_id:  # it has moved to another pod
-            lease.bind(placed.named_session)
-        return replace(placed, lease=lease)
-
     async def _wait(
         self, session_request: requests.SessionRequest, request: web.Request
     ) -> web.StreamResponse:
@@ -358,7 +297,7 @@ class Gateway:
         response, caller = await upgrade.accept(request, self._budget, None)
         try:
             placed = await self._queues.wait_for_slot(
-                caller, session_request, lambda: self._place_on_pod(session_request, request)
+                caller, session_request, lambda: self._opener.open(session_request, request)
             )
         except errors.Rejection as rejection:
             if rejection.code in wait_queue.RETRYABLE_CODES:
@@ -377,7 +316,7 @@ class Gateway:
         else:
             self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
             with self._demand.session(session_request.principal, model):
-                await self._proxy_session(session_request, placed, caller)
+                await self._carrier.carry(session_request, placed, caller)
         return response
 
     async def _accept(
@@ -390,90 +329,9 @@ class Gateway:
             await self._placer.end_session(placed)
             raise
 
-    async def _proxy_session(
-        self,
-        session_request: requests.SessionRequest,
-        placed: placement.PlacedSession,
-        caller: Peer,
-        on_message: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Proxy until the session ends; `on_message` is called when the caller sends something.
-
-        A connection that resumes and got nothing from the pod does not end the lease of the
-        session: it may have asked for it without its token.
-        """
-        model, principal = session_request.model, session_request.principal
-        can_resume = session_request.can_resume and placed.peer.resume_s > 0
-        stop = self._sessions.start(model, principal, can_resume=can_resume)
-        _log.info("session started service=%s pod=%s", model, placed.pod)
-        segment = self._meter_start(session_request, placed, caller)
-        may_return = True
-        try:
-            end = await proxy.relay(
-                caller,
-                placed.peer,
-                stop,
-                self._rate,
-                on_message,
-                None if placed.source is None else lambda: self._recover(placed),
-            )
-            got_nothing = session_request.resume is not None and not caller.forwarded_bytes
-            may_return = end.code in _KEPT_CODES or got_nothing
-        finally:
-            if segment is not None:
-                segment.finish()
-            if may_return and placed.peer.resume_s and placed.lease is not None:
-                placed.lease.suspend()
-            # A cancelled request passes here, too: the pod's slot must become free.
-            await self._placer.end_session(placed, GOING_AWAY)
-            self._sessions.finish(model, stop)
-        _log.info(
-            "session ended service=%s pod=%s by=%s code=%d",
-            model,
-            placed.pod,
-            end.side.value,
-            end.code,
-        )
-
-    def _meter_start(
-        self,
-        request: requests.SessionRequest,
-        placed: placement.PlacedSession,
-        caller: Peer,
-    ) -> Segment | None:
-        """Begin to measure what a connection uses."""
-        if self._meter is None:
-            return None
-        return self._meter.start(
-            request.principal.tenant_name,
-            request.model,
-            placed.pod,
-            placed.gpu_class,
-            placed.named_session,
-            is_new=request.resume is None,
-            count_bytes=lambda: (placed.peer.forwarded_bytes, caller.forwarded_bytes),
-        )
-
     def _count_refused(self, request: requests.SessionRequest) -> None:
         if self._meter is not None:
             self._meter.reject(request.principal.tenant_name, request.model)
-
-    async def _recover(self, placed: placement.PlacedSession) -> Mapping[str, object] | None:
-        """Continue a session whose pod is lost; return the event that says where it is."""
-        session_id, result = await self._placer.recover(placed)
-        if result is not None:
-            self._metrics.count_recovery(result)
-        if session_id is None:
-            return None
-        if placed.lease is not None:
-            placed.lease.bind(session_id)
-        return {
-            "type": "session.migrate",
-            "event_id": "event_recovered",
-            "reason": "pod_lost",
-            "deadline_ms": 0,
-            "session_id": session_id,
-        }
 
     async def _accept_and_close(
         self, request: web.Request, error: Mapping[str, Any], code: int
@@ -482,24 +340,6 @@ class Gateway:
         response, caller = await upgrade.accept(request, self._budget, None)
         await _send_error_and_close(caller, error, code)
         return response
-
-
-@web.middleware
-async def _refuse_upgrades_completely(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Read nothing after a handshake that is not accepted, and close its connection."""
-    if "Upgrade" not in request.headers:
-        return await handler(request)
-    upgrade.stop_reading(request)
-    try:
-        response = await handler(request)
-    except web.HTTPException as answer:
-        upgrade.refuse(request)
-        answer.force_close()
-        raise
-    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
-        upgrade.refuse(request)
-        response.force_close()
-    return response
 
 
 async def _send_error_and_close(caller: Peer, error: Mapping[str, Any], code: int) -> None:

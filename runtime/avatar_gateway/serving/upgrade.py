@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -17,6 +18,8 @@ from avatar_gateway.serving.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from aiohttp.typedefs import Handler
 
     from avatar_gateway.core.memory_budget import MemoryBudget
 
@@ -68,6 +71,24 @@ class _Discard:
 
     def feed_eof(self) -> None:
         """Do nothing."""
+
+
+@web.middleware
+async def refuse_completely(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Read nothing after a handshake that is not accepted, and close its connection."""
+    if "Upgrade" not in request.headers:
+        return await handler(request)
+    stop_reading(request)
+    try:
+        response = await handler(request)
+    except web.HTTPException as answer:
+        refuse(request)
+        answer.force_close()
+        raise
+    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        refuse(request)
+        response.force_close()
+    return response
 
 
 async def accept(
