@@ -19,7 +19,8 @@ REMOVED_S: Final = 60.0
 """How long the name of a removed pod is known: its sessions may continue on another one."""
 _MAX_REMOVED: Final = 1024
 SETTLE_S: Final = 0.25
-"""A state that arrives this long after a pod accepted a session counts that session."""
+"""A state that arrives this long after a pod accepted a session, or after a session ended, counts
+that."""
 
 _NO_PODS: Final = routing.ServicePods()
 
@@ -42,6 +43,8 @@ class PodRegistry:
         self._pods: dict[str, Pod] = {}
         self._states: dict[str, State] = {}
         self._placements: dict[str, set[Placement]] = {}
+        self._freed: dict[str, list[float]] = {}
+        """When sessions ended that the state of their pod may still count."""
         self._removed: OrderedDict[str, tuple[str, float]] = OrderedDict()  # service and time
         self._by_service: dict[str, routing.ServicePods] = {}
 
@@ -117,6 +120,8 @@ class PodRegistry:
             for each in placements
             if each.accepted_at is not None and state.at - each.accepted_at > SETTLE_S
         }
+        if pod.key in self._freed:
+            self._freed[pod.key] = [at for at in self._freed[pod.key] if state.at - at <= SETTLE_S]
         self._rank(known)
 
     def candidates(self, service: str) -> Sequence[routing.Candidate]:
@@ -139,12 +144,21 @@ class PodRegistry:
         self._rank(self._pods.get(pod))
         return placement
 
-    def release(self, placement: Placement) -> None:
-        """Drop a placement: the pod did not accept the session, or the session ended."""
+    def release(self, placement: Placement, ended_at: float | None = None) -> None:
+        """Drop a placement: the pod did not accept the session, or the session ended.
+
+        `ended_at` is when it ended: seconds on the event loop's clock. Until a state can have
+        counted that, its slot is taken as free: the pod decides.
+        """
+        pod, state = self._pods.get(placement.pod), self._states.get(placement.pod)
         placements = self._placements.get(placement.pod, set())
-        if placement in placements:
-            placements.discard(placement)
-            self._rank(self._pods.get(placement.pod))
+        is_known = placement in placements
+        placements.discard(placement)
+        is_freed = ended_at is not None and not _is_after(placement, state)
+        if ended_at is not None and is_freed and pod is not None:
+            self._freed.setdefault(pod.key, []).append(ended_at)
+        if is_known or is_freed:
+            self._rank(pod)
 
     def _rank(self, pod: Pod | None) -> None:
         """Rank a known pod again after a change of it, of its state or of its placements."""
@@ -159,6 +173,7 @@ class PodRegistry:
                 placed=len(placements),
                 reserve=pod.reserve,
                 reserved=sum(_is_after(each, state) for each in placements),
+                freed=len(self._freed.get(pod.key, ())),
                 gpu_class=pod.gpu_class,
             )
         )
@@ -173,6 +188,7 @@ class PodRegistry:
     def _forget(self, key: str) -> None:
         self._states.pop(key, None)
         self._placements.pop(key, None)
+        self._freed.pop(key, None)
 
 
 def _is_after(placement: Placement, state: State | None) -> bool:

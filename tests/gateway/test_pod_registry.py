@@ -122,6 +122,39 @@ def test_a_slot_is_reserved_until_a_state_can_count_the_session() -> None:
     assert pods.order(100.2) == ["acme/p1"]
 
 
+def test_a_slot_is_free_as_soon_as_its_session_has_ended_here() -> None:
+    """The next state says so a moment later, and a caller in between must not be refused."""
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    pods = registry.pods_of("acme/concierge")
+    placements = [registry.add_placement("acme/p1") for _ in range(2)]
+    for placement in placements:
+        placement.accepted_at = 100.0
+    registry.update_state(POD, State(2, 2, 0, False, True, 1, 101.0))
+    assert pods.order(101.0) is Shortage.NO_CAPACITY
+    registry.release(placements.pop(), 101.1)
+    assert pods.order(101.1) == ["acme/p1"]
+    registry.add_placement("acme/p1")  # the slot is taken again
+    assert pods.order(101.1) is Shortage.NO_CAPACITY
+    registry.release(placements.pop(), 101.2)
+    assert pods.order(101.2) == ["acme/p1"]
+    # A state that can count both ends decides again.
+    registry.update_state(POD, State(2, 2, 0, False, True, 2, 101.5))
+    assert pods.order(101.5) is Shortage.NO_CAPACITY
+
+
+def test_a_session_that_no_state_has_counted_frees_one_slot_only() -> None:
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    pods = registry.pods_of("acme/concierge")
+    registry.update_state(POD, State(1, 0, 1, False, True, 1, 100.0))
+    placement = registry.add_placement("acme/p1")
+    placement.accepted_at = 100.1
+    registry.release(placement, 100.2)
+    registry.add_placement("acme/p1")
+    assert pods.order(100.2) is Shortage.NO_CAPACITY
+
+
 def test_a_state_of_an_unknown_pod_is_not_stored() -> None:
     registry = PodRegistry()
     registry.update_state(POD, _state())
@@ -160,7 +193,7 @@ def test_no_pod_is_sent_more_sessions_than_it_has_slots(steps: list[tuple[str, i
             placement.accepted_at = now
             live[placement.pod].append(placement)
         elif what == "end" and live[pod.key]:
-            registry.release(live[pod.key].pop())
+            registry.release(live[pod.key].pop(), now)
         elif what == "place":
             found = registry.pods_of("acme/concierge").order(now)
             if not isinstance(found, Shortage):

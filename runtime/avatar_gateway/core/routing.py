@@ -61,6 +61,8 @@ class Candidate:
     reserved: int = 0
     """Those of `placed` that `state` does not count: each of them holds a free slot."""
     gpu_class: str = ""
+    freed: int = 0
+    """Sessions that ended through this gateway and that `state` may still count."""
 
     def is_ready(self, now: float) -> bool:
         """Return whether the pod is usable, and reported a short time ago that it is ready."""
@@ -75,10 +77,11 @@ class Candidate:
         state = self.state
         if state is None or not self.usable or not state.ready or state.draining:
             return None
-        if self.reserved >= state.free:
+        free = min(state.free + self.freed, state.capacity)
+        if self.reserved >= free:
             return None
-        taken = state.capacity - state.free + self.placed
-        is_full = self.placed >= state.free
+        taken = state.capacity - free + self.placed
+        is_full = self.placed >= free
         return (is_full, self.reserve, -taken / state.capacity, -taken, self.key)
 
 

@@ -242,7 +242,8 @@ class Placer:
         try:
             await placed.peer.close(code)
         finally:
-            self._registry.release(placed.placement)
+            ended_at = asyncio.get_running_loop().time()
+            self._registry.release(placed.placement, ended_at)
             if placed.source is not None:
                 self._streams.leave(placed.source, placed.connection)
             if placed.lease is not None:
