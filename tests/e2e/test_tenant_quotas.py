@@ -80,8 +80,12 @@ async def test_a_quota_bounds_the_pods_of_a_tenant_and_says_why(
         "NAME", "READY", "SESSIONS", "MAX", "WAITING", "MINUTES", "GPUS", "KEYS", "AGE",
     ]  # fmt: skip
     assert row[0] == "acme"
-    described = await simulated.cluster.kubectl("describe", "avt", "acme")
-    assert "acme/front wants more pods; 2 of 2 GPUs are used" in described
+    await waiting.until(  # the figures of a status are some seconds old
+        lambda: simulated.cluster.kubectl("describe", "avt", "acme"),
+        lambda described: "acme/front wants more pods; 2 of 2 GPUs are used" in described,
+        "the status names the service",
+        30,
+    )
 
     patch = {"spec": {"limits": {"gpus": 5}}}
     await simulated.api.merge(f"{TENANTS}/acme", patch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -11,7 +12,6 @@ from avatar_contracts import socket_buffers, tls
 from avatar_gateway.serving import answers
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from aiohttp import web
@@ -22,6 +22,9 @@ WRITE_S: Final = 30.0
 """How long a caller may leave an answer unread before its connection is closed."""
 IDLE_S: Final = 630.0
 """How long a connection may stay open between requests; proxies in front reuse idle ones."""
+_READ_BUFFER: Final = memoryview(bytearray(8 * 1024))
+"""What one read may take. libuv reads up to 32 times before anything else runs, also before a
+handshake is refused, so that its own reads of 256 KB would let one caller fill 8 MiB."""
 _END_OF_HEADERS: Final = b"\r\n\r\n"
 
 _log = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ class ConnectionListener(Protocol):
         ...
 
 
-class Connection(RequestHandler):
+class Connection(RequestHandler, asyncio.BufferedProtocol):
     """aiohttp's connection with deadlines.
 
     A connection whose deadline has passed is closed without an answer. A WebSocket has its own
@@ -112,6 +115,14 @@ class Connection(RequestHandler):
             self.close_at_once()
         else:
             self._set_deadline(REQUEST_S)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the transport puts what arrives next; it is handled before the next read."""
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle what has arrived."""
+        self.data_received(bytes(_READ_BUFFER[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Handle the data; a part of a request does not extend its deadline."""
