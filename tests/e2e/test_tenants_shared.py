@@ -246,7 +246,13 @@ async def test_a_rollout_of_the_gateways_ends_no_session(hosting: Hosting) -> No
         ).split()  # fmt: skip
         await kubectl("rollout", "restart", deployment, "-n", SYSTEM)
         await kubectl("rollout", "status", deployment, "-n", SYSTEM, "--timeout=120s")
-    assert min(talker.resumed for talker in talkers) >= 1
+        # Both old gateways leave, a moment after the new ones are ready.
+        await waiting.until(
+            lambda: asyncio.sleep(0, [talker.resumed for talker in talkers]),
+            lambda counts: min(counts) >= 1,
+            "every session goes on through another gateway",
+            60,
+        )
     await hosting.door.until(2)
 
 
