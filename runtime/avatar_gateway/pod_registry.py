@@ -19,8 +19,10 @@ REMOVED_S: Final = 60.0
 """How long the name of a removed pod is known: its sessions may continue on another one."""
 _MAX_REMOVED: Final = 1024
 SETTLE_S: Final = 0.25
-"""A state that arrives this long after a pod accepted a session, or after a session ended, counts
-that."""
+"""A state that arrives this long after a pod accepted a session counts that session."""
+_ENDED_S: Final = 0.1
+"""A state that arrives this long after a session has ended does not count it any more. Until then a
+slot may count as free twice, and the pod refuses the second caller."""
 
 _NO_PODS: Final = routing.ServicePods()
 
@@ -121,7 +123,7 @@ class PodRegistry:
             if each.accepted_at is not None and state.at - each.accepted_at > SETTLE_S
         }
         if pod.key in self._freed:
-            self._freed[pod.key] = [at for at in self._freed[pod.key] if state.at - at <= SETTLE_S]
+            self._freed[pod.key] = [at for at in self._freed[pod.key] if state.at - at <= _ENDED_S]
         self._rank(known)
 
     def candidates(self, service: str) -> Sequence[routing.Candidate]:
