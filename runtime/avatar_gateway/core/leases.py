@@ -29,8 +29,6 @@ NOBODY: Final = ""
 SESSIONS: Final = "sessions"
 SESSIONS_PER_SERVICE: Final = "sessionsPerService"
 MINUTES_PER_MONTH: Final = "minutesPerMonth"
-WAITABLE: Final = frozenset({SESSIONS, SESSIONS_PER_SERVICE})
-"""Limits that the end of another session lifts."""
 
 
 @dataclass(frozen=True, slots=True)

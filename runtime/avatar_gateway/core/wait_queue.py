@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_gateway.core import leases
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -14,7 +16,7 @@ GRANT_HISTORY: Final = 20
 """Number of recent grants from which the waiting time is estimated."""
 RETRYABLE_CODES: Final = frozenset({"no_capacity", "not_ready", "draining"})
 """Rejections after which a later attempt can succeed."""
-OWN_LIMITS: Final = frozenset({"sessions", "sessionsPerService"})
+OWN_LIMITS: Final = frozenset({leases.SESSIONS, leases.SESSIONS_PER_SERVICE})
 """Limits of a tenant that permit another session as soon as one of its own ends."""
 NEAR: Final = 3
 """A caller at this position or before it gets every change at once."""

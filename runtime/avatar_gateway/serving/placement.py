@@ -218,8 +218,9 @@ class Placer:
             Rejection: no pod of the service has it, or the pod does not answer now.
         """
         assert request.resume is not None
-        pods = self._registry.pods.items()
-        own = [key for key, pod in pods if pod.service == request.model and pod.ip]
+        pods = self._registry.pods
+        candidates = self._registry.candidates(request.model)
+        own = [each.key for each in candidates if pods[each.key].ip]
         holders, is_silent = routing.holders(request.resume, own), False
         for key in await self._mover.locate(request.resume, request.model, holders):
             try:

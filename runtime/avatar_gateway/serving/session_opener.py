@@ -48,7 +48,6 @@ class SessionOpener:
         principal = session_request.principal
         self._authenticator.check_current(principal)
         self._access.check(principal, session_request.model)
-        self._placer.check_room(session_request)  # before a lease is counted for nothing
         placed = await self._connect(self._placer.place, session_request, request)
         try:
             await self._authenticator.count_use(principal)
@@ -79,6 +78,7 @@ class SessionOpener:
         if session_request.resume is not None:
             placed = await connect(session_request, protocols, headers)
             return await self._take_over(tenant, model, session_request.resume, placed)
+        self._placer.check_room(session_request)  # before a lease is counted for nothing
         lease = await self._leases.acquire(tenant, model)
         try:
             placed = await connect(session_request, protocols, headers)
