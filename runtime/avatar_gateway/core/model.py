@@ -46,6 +46,11 @@ class Pod:
         return self.made_for or self.service
 
     @property
+    def host(self) -> str:
+        """Return the IP address as a part of a URL."""
+        return f"[{self.ip}]" if ":" in self.ip else self.ip
+
+    @property
     def key(self) -> str:
         """Return the name that is unique in the cluster."""
         return f"{self.namespace}/{self.name}"

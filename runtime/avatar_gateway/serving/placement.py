@@ -98,11 +98,11 @@ class Placer:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
 
-        self._mover = SessionMover(registry, PodRequests(self._http, read_keys, _host))
+        self._mover = SessionMover(registry, PodRequests(self._http, read_keys))
         self._name = uuid.uuid4().hex
         self._numbers = itertools.count(1)
         self.snapshots = SnapshotStore()
-        self._streams = SnapshotStreams(self.snapshots, self._http, read_keys, _host, self._name)
+        self._streams = SnapshotStreams(self.snapshots, self._http, read_keys, self._name)
         self._recent = RecentAvatars()
 
     @property
@@ -197,7 +197,7 @@ class Placer:
 
     async def _fetch(self, pod: Pod, path: str, caller: str | None) -> Fetched:
         headers = _proofs(pod, caller, self.read_keys())
-        address = f"http://{_host(pod)}:{pod.sessions_port}{path}"
+        address = f"http://{pod.host}:{pod.sessions_port}{path}"
         async with self._http.get(address, headers=headers, allow_redirects=False) as response:
             if response.content_type not in _MEDIA_TYPES:
                 # A tenant may run an image of its own: no page of a pod has the gateway's origin.
@@ -307,10 +307,6 @@ class Placer:
 
 def _missing(model: str) -> str:
     return f"service {model} does not exist"
-
-
-def _host(pod: Pod) -> str:
-    return f"[{pod.ip}]" if ":" in pod.ip else pod.ip
 
 
 def _session_tokens(pod: Pod, keys: Sequence[str]) -> str:

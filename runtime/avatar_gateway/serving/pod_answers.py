@@ -66,11 +66,9 @@ class PodRequests:
         self,
         http: aiohttp.ClientSession,
         read_keys: Callable[[], Sequence[str]],
-        host_of: Callable[[Pod], str],
     ) -> None:
         self._http = http
         self._read_keys = read_keys
-        self._host_of = host_of
 
     async def post(
         self, pod: Pod, path: str, body: bytes, most: int, timeout_s: float = REQUEST_S
@@ -80,7 +78,7 @@ class PodRequests:
         Raises:
             PodError: the pod does not answer in time, or its answer is too large.
         """
-        address = f"http://{self._host_of(pod)}:{pod.admin_port}{path}"
+        address = f"http://{pod.host}:{pod.admin_port}{path}"
         answer = Answer(401, b"")
         for key in self._read_keys():
             token = tokens.session_token(key, pod.original_service)

@@ -141,7 +141,7 @@ class PodStreams:
         loop = asyncio.get_running_loop()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=self._kind.silence_s)
         async with self._http.get(
-            f"http://{_host(pod.ip)}:{pod.admin_port}{self._kind.path}",
+            f"http://{pod.host}:{pod.admin_port}{self._kind.path}",
             params={"watch": "1"},
             headers={"Authorization": f"Bearer {token}"},
             timeout=timeout,
@@ -180,7 +180,3 @@ async def _lines(content: aiohttp.StreamReader, pace: RateLimit) -> AsyncIterato
         if len(rest) > MAX_LINE_BYTES:
             limit = f"no more than {MAX_LINE_BYTES} bytes"
             raise errors.StateError("line", f"more than {len(rest)} bytes", limit)
-
-
-def _host(ip: str) -> str:
-    return f"[{ip}]" if ":" in ip else ip

@@ -42,14 +42,12 @@ class SnapshotStreams:
         store: SnapshotStore,
         http: aiohttp.ClientSession,
         read_keys: Callable[[], Sequence[str]],
-        host_of: Callable[[Pod], str],
         gateway: str,
     ) -> None:
         """`gateway` is the name of this gateway in the names of its connections."""
         self._store = store
         self._http = http
         self._read_keys = read_keys
-        self._host_of = host_of
         self._gateway = gateway
         self._connections: dict[str, set[str]] = {}  # by the uid of the pod
         self._readers: dict[str, asyncio.Task[None]] = {}
@@ -98,7 +96,7 @@ class SnapshotStreams:
         for key in self._read_keys():
             token = tokens.session_token(key, pod.original_service)
             async with self._http.get(
-                f"http://{self._host_of(pod)}:{pod.admin_port}{labels.SNAPSHOTS_PATH}",
+                f"http://{pod.host}:{pod.admin_port}{labels.SNAPSHOTS_PATH}",
                 params={"gateway": self._gateway},
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=_TIMEOUT,
