@@ -15,6 +15,7 @@ from avatar_contracts.rate_limit import RateLimit
 from avatar_contracts.state import LONGEST_PAUSE_S, POD_RATE
 from avatar_gateway import errors
 from avatar_gateway.core import model, routing
+from avatar_gateway.streams.pod_stream import keep_reading, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from avatar_gateway.pod_registry import PodRegistry
 
 _log = logging.getLogger(__name__)
-
-_UNAUTHORIZED: Final = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,53 +109,26 @@ class PodStreams:
 
     async def _read(self, pod: Pod) -> None:
         backoff, pace = self._new_backoff(), RateLimit(self._kind.rate)
-        while True:
-            try:
-                await self._follow(pod, backoff, pace)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                # A starting pod refuses connections for a while, so this is not a warning.
-                _log.debug("%s interrupted pod=%s error=%r", self._kind.name, pod.key, error)
-            except (ValueError, errors.StateError) as error:
-                self._on_fault()
-                _log.warning("%s not used pod=%s error=%s", self._kind.name, pod.key, error)
-            except Exception:
-                # Whatever one pod sends, the streams of the other pods continue.
-                self._on_fault()
-                _log.exception("%s stream failed pod=%s", self._kind.name, pod.key)
-            await asyncio.sleep(backoff.next_s())
+        await keep_reading(
+            self._kind.name,
+            pod,
+            lambda: self._follow(pod, backoff, pace),
+            backoff,
+            self._on_fault,
+        )
 
     async def _follow(self, pod: Pod, backoff: Backoff, pace: RateLimit) -> None:
-        """Read the stream, with the token of the key that the pod accepts."""
-        keys = self._read_keys()
-        if not keys:
-            raise errors.StateError("gateway key", None, "set")
-        for key in keys:
-            token = tokens.state_token(key, pod.original_service)
-            if await self._follow_with(token, pod, backoff, pace):
-                return
-        raise errors.StateError("status", _UNAUTHORIZED, "200")
-
-    async def _follow_with(self, token: str, pod: Pod, backoff: Backoff, pace: RateLimit) -> bool:
-        """Read the stream until it ends; return whether the pod accepted the token."""
-        loop = asyncio.get_running_loop()
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=self._kind.silence_s)
-        async with self._http.get(
-            f"http://{pod.host}:{pod.admin_port}{self._kind.path}",
-            params={"watch": "1"},
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=timeout,
-            allow_redirects=False,  # a pod must not make the gateway call other addresses
+        """Read the stream until it ends, with the token of the key that the pod accepts."""
+        loop, kind = asyncio.get_running_loop(), self._kind
+        accepted = [tokens.state_token(key, pod.original_service) for key in self._read_keys()]
+        async with opened(
+            self._http, pod, kind.path, {"watch": "1"}, accepted, kind.silence_s
         ) as response:
-            if response.status == _UNAUTHORIZED:
-                return False
-            if response.status != 200:
-                raise errors.StateError("status", response.status, "200")
             if response.connection is not None and response.connection.transport is not None:
                 socket_buffers.limit_unread(response.connection.transport)
             async for line in _lines(response.content, pace):
                 self._on_line(pod, parse_object(line), loop.time())
                 backoff.reset()
-        return True
 
 
 async def _lines(content: aiohttp.StreamReader, pace: RateLimit) -> AsyncIterator[bytearray]:

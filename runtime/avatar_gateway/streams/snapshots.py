@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
 from typing import TYPE_CHECKING, Any, Final
-
-import aiohttp
 
 from avatar_contracts import labels, tokens
 from avatar_contracts.answer_limits import MAX_SNAPSHOT_BYTES
@@ -17,21 +14,20 @@ from avatar_contracts.rate_limit import Rate, RateLimit
 from avatar_contracts.state import STALE_S
 from avatar_gateway import errors
 from avatar_gateway.core.snapshots import Snapshot, SnapshotStore
+from avatar_gateway.streams.pod_stream import keep_reading, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import aiohttp
+
     from avatar_gateway.core.model import Pod
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=2 * STALE_S)
 _RATE: Final = Rate(2000, 50_000_000)
 """Records and bytes per second of one pod; 64 sessions that speak send 64 MB/s at most, but not
 at the same time for long. A pod that sends more waits."""
 _MAX_LINE_BYTES: Final = 1024
 _MAX_RESUME_S: Final = 300
-_UNAUTHORIZED: Final = 401
-
-_log = logging.getLogger(__name__)
 
 
 class SnapshotStreams:
@@ -79,37 +75,19 @@ class SnapshotStreams:
 
     async def _read(self, pod: Pod) -> None:
         backoff = Backoff(0.1, 5.0, random.random)
-        while True:
-            try:
-                await self._follow(pod, backoff)
-            except (aiohttp.ClientError, OSError, TimeoutError, EOFError) as error:
-                _log.debug("snapshots interrupted pod=%s error=%r", pod.key, error)
-            except (ValueError, errors.StateError) as error:
-                _log.warning("snapshots not used pod=%s error=%s", pod.key, error)
-            except Exception:
-                # Whatever one pod sends, the streams of the other pods continue.
-                _log.exception("snapshot stream failed pod=%s", pod.key)
-            await asyncio.sleep(backoff.next_s())
+        await keep_reading("snapshots", pod, lambda: self._follow(pod, backoff), backoff)
 
     async def _follow(self, pod: Pod, backoff: Backoff) -> None:
-        """Read the stream until it ends, with the token of the key that the pod accepts."""
-        for key in self._read_keys():
-            token = tokens.session_token(key, pod.original_service)
-            async with self._http.get(
-                f"http://{pod.host}:{pod.admin_port}{labels.SNAPSHOTS_PATH}",
-                params={"gateway": self._gateway},
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=_TIMEOUT,
-                allow_redirects=False,
-                middlewares=(),
-            ) as response:
-                if response.status == _UNAUTHORIZED:
-                    continue
-                if response.status != 200:  # an older runtime has no snapshots
-                    raise errors.StateError("status", response.status, "200")
-                await self._take_records(pod, response.content, backoff)
-                return
-        raise errors.StateError("status", _UNAUTHORIZED, "200")
+        """Read the stream until it ends, with the token of the key that the pod accepts.
+
+        An older runtime has no snapshots.
+        """
+        accepted = [tokens.session_token(key, pod.original_service) for key in self._read_keys()]
+        query = {"gateway": self._gateway}
+        async with opened(
+            self._http, pod, labels.SNAPSHOTS_PATH, query, accepted, 2 * STALE_S
+        ) as response:
+            await self._take_records(pod, response.content, backoff)
 
     async def _take_records(self, pod: Pod, content: Any, backoff: Backoff) -> None:
         pace, loop = RateLimit(_RATE), asyncio.get_running_loop()
