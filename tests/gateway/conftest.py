@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.serving.token_verifier import TokenVerifier
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.streams.key_sets import KeySets
 from avatar_gateway.tenant_registry import TenantRegistry
 
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from avatar_gateway.core.connections import IPNetwork
-    from avatar_gateway.shared.leases import Leases
     from avatar_gateway.shared.metering import Meter
 
 KEY = "a-key-of-some-length"
@@ -454,6 +456,7 @@ async def serving_gateway(
     budget = MemoryBudget(chosen.limits.buffer_bytes)
     placer = Placer(registry, lambda: keys, budget)
     async with AsyncExitStack() as stack:
+        leases = leases or Leases(MemoryState(time.monotonic), "alone", time.monotonic)
         tenants = TenantRegistry("keys")
         key_sets, audit_log = KeySets(tenants), AuditLog()
         setup = Setup(registry, sessions, metrics, stack, keys, tenants, key_sets)

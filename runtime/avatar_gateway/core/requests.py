@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import documents
 from avatar_contracts.tokens import URL_KEYS
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
@@ -19,6 +19,7 @@ REALTIME_PATH: Final = "/v1/realtime"
 PATHS: Final = (REALTIME_PATH, "/voice-live/realtime")
 """Where a caller opens a session. The pod translates the second one, which is Azure's."""
 MAX_WAIT_MS: Final = 600_000
+_MAX_BODY_BYTES: Final = 64 * 1024
 MAX_AVATAR: Final = 253
 """Longest name of an avatar in a body, in characters."""
 MAX_USES: Final = 1000
@@ -177,16 +178,32 @@ def _origin(own: Mapping[str, Any]) -> str:
     return origin
 
 
+def parse_body(data: bytes) -> Any:
+    """Return the value of a body in JSON.
+
+    Raises:
+        Rejection: it is too large, or not JSON.
+    """
+    if len(data) > _MAX_BODY_BYTES:
+        raise errors.Rejection(
+            "invalid_query",
+            f"the body has {len(data)} bytes, must have at most {_MAX_BODY_BYTES}",
+            value=len(data),
+            limit=_MAX_BODY_BYTES,
+        )
+    try:
+        return documents.parse(data)
+    except ValueError as error:
+        raise errors.Rejection("invalid_query", "the body is not valid JSON") from error
+
+
 def parse_direct(data: bytes, principal: Principal) -> SessionRequest:
     """Return the request in a body of `POST /v1/sessions`: `model`, and `avatar` if it has one.
 
     Raises:
         Rejection: it is not a JSON object, or a field is missing, unknown or wrong.
     """
-    try:
-        body = _object(json.loads(data), "body")
-    except ValueError as error:  # also for bytes that are not UTF-8
-        raise errors.Rejection("invalid_query", "the body must be a JSON object") from error
+    body = _object(parse_body(data), "body")
     for name in body.keys() - {"model", "avatar"}:
         raise _invalid(str(name)[:64], "set", "left out: model and avatar are known")
     model, avatar = body.get("model", ""), body.get("avatar", "")

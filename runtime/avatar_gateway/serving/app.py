@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,11 +23,10 @@ from avatar_gateway.serving.bodies import read_body
 from avatar_gateway.serving.connection import connection_of
 from avatar_gateway.serving.direct import Direct
 from avatar_gateway.serving.models import Models
+from avatar_gateway.serving.request_guard import RequestGuard
 from avatar_gateway.serving.session_carrier import SessionCarrier
 from avatar_gateway.serving.session_opener import FORWARDED_HEADERS, SessionOpener
 from avatar_gateway.serving.wait_queue import WaitQueues
-from avatar_gateway.shared.leases import Leases
-from avatar_gateway.shared.memory import MemoryState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Limits
+    from avatar_gateway.shared.leases import Leases
     from avatar_gateway.shared.metering import Meter
     from avatar_gateway.shared.waiting import SharedQueue
     from avatar_gateway.tenant_registry import TenantRegistry
@@ -69,17 +68,14 @@ class Gateway:
         limits: Limits,
         budget: MemoryBudget,
         audit_log: audit.AuditLog,
-        leases: Leases | None = None,
+        leases: Leases,
         meter: Meter | None = None,
         shared_queue: Callable[[str], SharedQueue | None] = lambda _service: None,
         direct_url: str = "",
     ) -> None:
-        """`leases` are those of the shared state; by default this gateway counts alone.
-
-        `shared_queue` returns the order in which the callers of all gateways wait for a service.
-        """
+        """`shared_queue` returns the order in which all gateways serve the callers of a service."""
         self._meter = meter
-        self._leases = leases or Leases(MemoryState(time.monotonic), "alone", time.monotonic)
+        self._leases = leases
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
@@ -97,22 +93,14 @@ class Gateway:
         self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
-        self._audit = audit_log
+        self._guard = RequestGuard(authenticator, metrics, audit_log)
         self._access = Access(tenants, lambda: placer.services)
         self._opener = SessionOpener(authenticator, self._access, placer, self._leases)
-        self._avatars = Avatars(authenticator, self._access, placer, metrics, audit_log)
-        self._direct = Direct(
-            direct_url,
-            authenticator,
-            placer,
-            self._admit_direct,
-            placer.read_keys,
-            metrics,
-            audit_log,
-        )
+        self._avatars = Avatars(self._guard, self._access, placer)
+        self._direct = Direct(direct_url, self._guard, authenticator, placer, self._admit_direct)
         metrics.watch_snapshots(lambda: placer.snapshots.nbytes)
         placer.snapshots.on_evicted = metrics.count_evicted_snapshot
-        self.models = Models(authenticator, self._access, metrics, audit_log)
+        self.models = Models(self._guard, self._access)
 
     def application(self) -> web.Application:
         """Return the application to serve."""
@@ -142,27 +130,15 @@ class Gateway:
 
     async def client_secrets(self, request: web.Request) -> web.Response:
         """Create a short-lived client secret for a browser."""
-        query = list(request.query.items())
         try:
-            self._authenticator.check_url(query)
-            principal = await self._authenticator.authenticate(request.headers)
-            request[audit.PRINCIPAL] = principal
+            principal = await self._guard.identify(request)
             body = await read_body(request)
             made = self._authenticator.create_client_secret(principal, body)
             model, secret_id = made["session"]["model"], made["avatar"]["id"]
-            address = connection_of(request).caller or ""
-            self._audit.done(
-                "create client secret",
-                principal,
-                target=model,
-                detail=secret_id,
-                address=address,
-            )
+            self._guard.record_action(request, "create client secret", model, secret_id)
             return web.json_response(made, headers={"Cache-Control": "no-store"})
         except errors.Rejection as rejection:
-            self._metrics.count_rejection(rejection.code)
-            self._audit.denied(request, rejection, "")
-            return answers.of_rejection(rejection)
+            return self._guard.refuse(request, rejection)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Authenticate, place and proxy one session."""
@@ -171,8 +147,7 @@ class Gateway:
             session_request = await self._check(request, query)
             placed = await self._place(session_request, request)
         except errors.Rejection as rejection:
-            self._metrics.count_rejection(rejection.code)
-            self._audit.denied(request, rejection, dict(query).get("model", ""))
+            self._guard.record_refusal(request, rejection, dict(query).get("model", ""))
             close_code = rejections.mapping_of(rejection.code).close_code
             # A pod can refuse to resume only after the upgrade, and both must look the same.
             closes = requests.wants_close_code(query) or close_code == refusals.RESUME_REFUSED_CLOSE
@@ -214,13 +189,10 @@ class Gateway:
                 raise errors.Rejection(
                     "invalid_query", f"the header {name} must be ASCII", param=name
                 )
-        self._authenticator.check_url(query)
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
-        principal = await self._authenticator.authenticate(
-            request.headers, offered, dict(query).get("model", "")
-        )
-        request[audit.PRINCIPAL] = principal
+        model = dict(query).get("model", "")
+        principal = await self._guard.identify(request, model, offered)
         parsed = requests.parse(query, request.path, connection_of(request).caller)
         return replace(parsed, principal=principal)
 
@@ -302,9 +274,8 @@ class Gateway:
         except errors.Rejection as rejection:
             if rejection.code in wait_queue.RETRYABLE_CODES:
                 self._sessions.record_rejection(model)
-            self._metrics.count_rejection(rejection.code)
+            self._guard.record_refusal(request, rejection, model)
             self._count_refused(session_request)
-            self._audit.denied(request, rejection, model)
             code = rejections.mapping_of(rejection.code).close_code or _INTERNAL_ERROR
             await _send_error_and_close(caller, rejections.error_object(rejection), code)
         except errors.PodRejection as rejection:

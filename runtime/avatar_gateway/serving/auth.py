@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from time import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from avatar_contracts import documents, tokens
+from avatar_contracts import tokens
 from avatar_gateway import errors
 from avatar_gateway.core import api_keys, credentials, requests
 from avatar_gateway.core.credentials import ClientSecret
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from avatar_gateway.serving.token_verifier import TokenVerifier
     from avatar_gateway.tenant_registry import TenantRegistry
-
-_MAX_BODY_BYTES: Final = 64 * 1024
 
 
 class UseCounts(Protocol):
@@ -177,18 +175,7 @@ class Authenticator:
         """
         if principal.client_secret is not None:
             raise _unauthenticated()
-        if len(body) > _MAX_BODY_BYTES:
-            raise errors.Rejection(
-                "invalid_query",
-                f"the body has {len(body)} bytes, must have at most {_MAX_BODY_BYTES}",
-                value=len(body),
-                limit=_MAX_BODY_BYTES,
-            )
-        try:
-            parsed = documents.parse(body or b"{}")
-        except ValueError as error:
-            raise errors.Rejection("invalid_query", "the body is not valid JSON") from error
-        request, now = requests.parse_secret(parsed), time()
+        request, now = requests.parse_secret(requests.parse_body(body or b"{}")), time()
         expires_at = int(now) + request.ttl_s
         if principal.expires_at is not None:  # no longer than the token
             expires_at = min(expires_at, int(principal.expires_at))

@@ -12,17 +12,15 @@ from aiohttp import web
 
 from avatar_contracts import answer_limits
 from avatar_gateway import errors
-from avatar_gateway.serving import answers, audit
 from avatar_gateway.serving.connection import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving.access import Access
-    from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.connection import Connection
     from avatar_gateway.serving.placement import Fetched, Placer
+    from avatar_gateway.serving.request_guard import RequestGuard
 
 _PATH: Final = "/v1/avatars"
 _NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,252}")
@@ -40,17 +38,13 @@ class Avatars:
 
     def __init__(
         self,
-        authenticator: Authenticator,
+        guard: RequestGuard,
         access: Access,
         placer: Placer,
-        metrics: Metrics,
-        audit_log: audit.AuditLog,
     ) -> None:
-        self._authenticator = authenticator
+        self._guard = guard
         self._access = access
-        self._audit = audit_log
         self._placer = placer
-        self._metrics = metrics
 
     def routes(self) -> Sequence[web.RouteDef]:
         """Return the routes."""
@@ -83,18 +77,14 @@ class Avatars:
         """Return the answer of a pod; `kept` is whether it never changes."""
         model = request.query.get("model", "")
         try:
-            self._authenticator.check_url(list(request.query.items()))
-            principal = await self._authenticator.authenticate(request.headers, (), model)
-            request[audit.PRINCIPAL] = principal
+            principal = await self._guard.identify(request, model)
             if name and not _NAME.fullmatch(name):
                 message = "the name of an avatar has letters, digits, '-', '_' and '.' only"
                 raise errors.Rejection("invalid_query", message, param="avatar")
             self._access.check(principal, model)
             fetched = await self._fetch_unless_left(connection_of(request), model, path)
         except errors.Rejection as rejection:
-            self._metrics.count_rejection(rejection.code)
-            self._audit.denied(request, rejection, model)
-            return answers.of_rejection(rejection)
+            return self._guard.refuse(request, rejection, model)
         cached = _IMMUTABLE if kept and fetched.status == HTTPStatus.OK else {}
         return web.Response(
             status=fetched.status,

@@ -19,18 +19,16 @@ from avatar_contracts import direct_tokens, tokens
 from avatar_contracts.direct_tokens import DirectClaims
 from avatar_gateway import errors
 from avatar_gateway.core import requests
-from avatar_gateway.serving import answers, audit
 from avatar_gateway.serving.bodies import read_body
-from avatar_gateway.serving.connection import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from avatar_gateway.core.requests import SessionRequest
     from avatar_gateway.core.tenants import Principal
-    from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.placement import Placer
+    from avatar_gateway.serving.request_guard import RequestGuard
 
 PATH: Final = "/v1/sessions"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -44,24 +42,20 @@ class Direct:
     def __init__(
         self,
         url: str,
+        guard: RequestGuard,
         authenticator: Authenticator,
         placer: Placer,
         admit: Callable[[SessionRequest], Awaitable[None]],
-        read_keys: Callable[[], Sequence[str]],
-        metrics: Metrics,
-        audit_log: audit.AuditLog,
     ) -> None:
         """`url` is the template of `settings.Settings.direct_url`; empty turns direct mode off.
 
         `admit` raises a `Rejection` if no new session may start here now, and counts the arrival.
         """
         self._url = url
+        self._guard = guard
         self._authenticator = authenticator
         self._placer = placer
         self._admit = admit
-        self._read_keys = read_keys
-        self._metrics = metrics
-        self._audit = audit_log
 
     def routes(self) -> Sequence[web.RouteDef]:
         """Return the route; none without direct mode."""
@@ -71,29 +65,20 @@ class Direct:
         """Choose a pod and return its address with a token."""
         target = ""
         try:
-            self._authenticator.check_url(list(request.query.items()))
-            principal = await self._authenticator.authenticate(request.headers)
-            request[audit.PRINCIPAL] = principal
+            principal = await self._guard.identify(request)
             asked = requests.parse_direct(await read_body(request), principal)
             target = asked.model
             check_limits(principal)
             await self._admit(asked)
             await self._authenticator.count_use(principal)
             made = self._reserve(asked)
-            self._audit.done(
-                "create direct session",
-                principal,
-                target=asked.model,
-                address=connection_of(request).caller or "",
-            )
+            self._guard.record_action(request, "create direct session", asked.model)
             return web.json_response(made, status=201, headers=_NO_STORE)
         except errors.Rejection as rejection:
-            self._metrics.count_rejection(rejection.code)
-            self._audit.denied(request, rejection, target)
-            return answers.of_rejection(rejection)
+            return self._guard.refuse(request, rejection, target)
 
     def _reserve(self, asked: SessionRequest) -> Mapping[str, object]:
-        keys = self._read_keys()
+        keys = self._placer.read_keys()
         if not keys:
             raise errors.Rejection("not_ready", "the gateway has no key to make a token with")
         pod = self._placer.reserve(asked, direct_tokens.TTL_S)

@@ -11,9 +11,12 @@ from avatar_gateway.core.requests import (
     SessionRequest,
     check_no_key,
     parse,
+    parse_body,
+    parse_direct,
     parse_secret,
     wants_close_code,
 )
+from avatar_gateway.core.tenants import PLATFORM
 
 KEY = "a-key-of-some-length"
 
@@ -234,3 +237,13 @@ def test_a_wrong_body_is_rejected_with_its_field(body: Any, param: str) -> None:
         parse_secret(body)
     assert rejected.value.param == param
     assert len(str(rejected.value.value)) <= 64
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff", b"{", b"[" * 60_000, b'{"model": NaN}', b" " * 65_537], ids=range(6)
+)
+def test_a_body_that_cannot_be_read_is_refused(body: bytes) -> None:
+    for read in (parse_body, lambda data: parse_direct(data, PLATFORM)):
+        with pytest.raises(errors.Rejection, match="the body") as refused:
+            read(body)
+        assert refused.value.code == "invalid_query"
