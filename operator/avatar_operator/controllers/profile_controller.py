@@ -6,16 +6,15 @@ a status only if it differs from the last one.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from avatar_operator.controllers.status_loop import StatusLoop
 from avatar_operator.core.cache.entries import Kind
-from avatar_operator.core.claims import Claim, read_claim
 from avatar_operator.core.gpus import calibration, node_classes
 from avatar_operator.core.status import profile_status
-from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
+from avatar_operator.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.gpu_profile import Curve
     from avatar_operator.core.resources.state import PodState
     from avatar_operator.kube import client
-
-DELAY_S: Final = 0.25  # collects changes: the pods of a rollout start together
-RETRY_S: Final = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -49,15 +45,14 @@ class ProfileController:
         self._api = api
         self._store = store
         self._states = states
-        self._leads = leads
         self._claims = claims
         self._observe = observe
         self._curves: dict[str, Curve] = {}  # by UID of the pod that measured it
-        self._awake = asyncio.Event()
+        self._loop = StatusLoop("profile", self._write_all, leads, claims)
 
     def wake(self) -> None:
         """Check all profiles: profiles, nodes or the leadership changed."""
-        self._awake.set()
+        self._loop.wake()
 
     def on_state(self, uid: str) -> None:
         """Check all profiles if the new state of a pod has a new calibration."""
@@ -73,18 +68,7 @@ class ProfileController:
 
     async def run(self) -> None:
         """Write each status that changed, until cancelled."""
-        while True:
-            await self._awake.wait()
-            await asyncio.sleep(DELAY_S)
-            self._awake.clear()
-            if not self._leads():
-                continue  # leadership wakes it again
-            try:
-                await self._write_all()
-            except AvatarOperatorError as error:
-                _log.warning("cannot write the status of a profile fault=%s", error)
-                await asyncio.sleep(RETRY_S)
-                self.wake()
+        await self._loop.run()
 
     async def _write_all(self) -> None:
         profiles = self._store.profiles()
@@ -102,10 +86,7 @@ class ProfileController:
             )
             if status is None:
                 continue
-            holder = read_claim(body.status)
-            if await self._claims.check(holder) is Claim.HELD:
-                recheck_s = self._claims.recheck_s(holder)  # another operator writes it
-                asyncio.get_running_loop().call_later(recheck_s, self.wake)
+            if not await self._loop.may_write(body.status):
                 continue
             status["operator"] = self._claims.own
             try:

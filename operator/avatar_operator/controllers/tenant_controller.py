@@ -12,10 +12,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from avatar_operator.controllers.status_loop import StatusLoop
 from avatar_operator.core.cache.entries import Kind
-from avatar_operator.core.claims import Claim, read_claim
+from avatar_operator.core.claims import read_claim
 from avatar_operator.core.status import tenant_status
-from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
+from avatar_operator.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from avatar_operator.kube import client
     from avatar_operator.streams.gateways import GatewayStates
 
-DELAY_S: Final = 0.25  # collects changes
 DUTY: Final = 10  # a long check is followed by a pause of this many times its duration
 NUMBERS_S: Final = 5.0  # between two writes of figures of one tenant
-RETRY_S: Final = 2.0
 YIELD_EVERY: Final = 50  # tenants between two yields to the event loop
 
 _log = logging.getLogger(__name__)
@@ -55,32 +54,18 @@ class TenantController:
         self._store = store
         self._gateways = gateways
         self._quotas = quotas
-        self._leads = leads
         self._claims = claims
         self._observe = observe
         self._written_at: dict[str, float] = {}  # by UID of the tenant
-        self._awake = asyncio.Event()
+        self._loop = StatusLoop("tenant", self._write_all, leads, claims, DUTY)
 
     def wake(self) -> None:
         """Check all tenants: a tenant, its use or the leadership changed."""
-        self._awake.set()
+        self._loop.wake()
 
     async def run(self) -> None:
         """Write each status that changed, until cancelled."""
-        while True:
-            await self._awake.wait()
-            await asyncio.sleep(DELAY_S)
-            self._awake.clear()
-            if not self._leads():
-                continue  # leadership wakes it again
-            started = time.monotonic()
-            try:
-                await self._write_all()
-            except AvatarOperatorError as error:
-                _log.warning("cannot write the status of a tenant fault=%s", error)
-                await asyncio.sleep(RETRY_S)
-                self.wake()
-            await asyncio.sleep(DUTY * (time.monotonic() - started))
+        await self._loop.run()
 
     async def _write_all(self) -> None:
         bodies = tuple(self._store.tenants.bodies.values())
@@ -106,11 +91,9 @@ class TenantController:
         if not tenant_status.is_urgent(body.status, status):
             wait_s = self._written_at.get(body.uid, float("-inf")) + NUMBERS_S - loop.time()
             if wait_s > 0:
-                loop.call_later(wait_s, self.wake)
+                self._loop.wake_after(wait_s)
                 return
-        if await self._claims.check(holder) is Claim.HELD:
-            recheck_s = self._claims.recheck_s(holder)  # another operator writes it
-            loop.call_later(recheck_s, self.wake)
+        if not await self._loop.may_write(body.status):
             return
         status["operator"] = self._claims.own
         try:

@@ -15,8 +15,8 @@ from avatar_operator import names
 from avatar_operator.controllers import (
     key_controller,
     manager,
-    profile_controller,
     service_controller,
+    status_loop,
     worker,
 )
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
@@ -440,7 +440,7 @@ async def test_a_changed_status_of_a_profile_is_corrected(operator: Operator) ->
 async def test_a_node_that_fits_two_profiles_is_reported_in_their_status(
     stopped_operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile_controller, "DELAY_S", 0.0)
+    monkeypatch.setattr(status_loop, "DELAY_S", 0.0)
     api = stopped_operator.api
     api.nodes.clear()
     api.profiles.append(stopped_operator.make.profile_body("twin"))

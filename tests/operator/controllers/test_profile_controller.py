@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from avatar_operator.controllers import profile_controller
+from avatar_operator.controllers import profile_controller, status_loop
 from avatar_operator.controllers.claims import Claims
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
@@ -100,7 +100,7 @@ async def paused(
     make: Make, pauses: Pauses, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Setup]:
     """Yield a controller whose pauses the test ends."""
-    pauses.replace_in(profile_controller, monkeypatch)
+    pauses.replace_in(status_loop, monkeypatch)
     setup = Setup(make)
     task = asyncio.create_task(setup.controller.run())
     yield setup
@@ -110,8 +110,8 @@ async def paused(
 
 @pytest_asyncio.fixture
 async def setup(make: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
-    monkeypatch.setattr(profile_controller, "DELAY_S", 0.0)
-    monkeypatch.setattr(profile_controller, "RETRY_S", 0.0)
+    monkeypatch.setattr(status_loop, "DELAY_S", 0.0)
+    monkeypatch.setattr(status_loop, "RETRY_S", 0.0)
     setup = Setup(make)
     task = asyncio.create_task(setup.controller.run())
     yield setup
@@ -188,10 +188,10 @@ async def test_the_calibration_of_a_deleted_pod_is_not_written(setup: Setup) -> 
 async def test_changes_that_arrive_together_are_checked_once(paused: Setup, pauses: Pauses) -> None:
     paused.start_pod("p0")
     await pauses.settle()
-    assert pauses.lengths == [profile_controller.DELAY_S]
+    assert pauses.lengths == [status_loop.DELAY_S]
     assert paused.api.requests_sent == 0
     paused.start_pod("p1", 1.2)
-    await pauses.end(profile_controller.DELAY_S)
+    await pauses.end(status_loop.DELAY_S)
     assert paused.api.requests_sent == 1
     assert [item["pod"] for item in paused.measured] == ["acme/p1"]  # the slower one
     assert pauses.lengths == []  # the next check needs another change
@@ -205,11 +205,11 @@ async def test_a_failed_write_is_retried_after_a_pause(
 ) -> None:
     paused.api.faults = [TemporaryError("PATCH", 503, "later")]
     paused.start_pod("p0")
-    await pauses.end(profile_controller.DELAY_S)
+    await pauses.end(status_loop.DELAY_S)
     assert "cannot write the status of a profile fault=PATCH: 503 later" in caplog.text
-    assert pauses.lengths == [profile_controller.RETRY_S]
-    await pauses.end(profile_controller.RETRY_S)
-    await pauses.end(profile_controller.DELAY_S)
+    assert pauses.lengths == [status_loop.RETRY_S]
+    await pauses.end(status_loop.RETRY_S)
+    await pauses.end(status_loop.DELAY_S)
     assert paused.api.requests_sent == 2
     assert paused.measured
 
@@ -221,7 +221,7 @@ async def test_the_calibration_of_a_pod_that_does_not_run_is_not_written(
     curve = paused.make.curve(3100, 306, [(1, 22.2), (64, 790.5)])
     paused.received["uid-p0"] = paused.make.state(device="cuda", calibration=curve)
     paused.controller.on_state("uid-p0")
-    await pauses.end(profile_controller.DELAY_S)
+    await pauses.end(status_loop.DELAY_S)
     assert paused.api.requests_sent == 0
 
 
