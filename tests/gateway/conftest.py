@@ -60,6 +60,17 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"gateway": event_loop.factory()}
 
 
+def write_kubeconfig(path: Path, port: int) -> None:
+    """Write the kubeconfig file of an API server on this machine."""
+    document = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path.write_text(yaml.safe_dump(document))
+
+
 @asynccontextmanager
 async def serving(application: web.Application, host: str = "127.0.0.1") -> AsyncIterator[int]:
     """Serve an application on a free port."""
@@ -535,13 +546,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
     application = web.Application()
     application.router.add_get("/{path:.*}", api.handle)
     async with serving(application) as port:
-        document = {
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-        }
-        api.kubeconfig.write_text(yaml.safe_dump(document))
+        write_kubeconfig(api.kubeconfig, port)
         yield api
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.gateway.spoken import KEY, SOUND, check
 
 from avatar_client import dialing, session
-from avatar_client.sound import Sound
 from localcluster import runtime_process, waiting
 
 if TYPE_CHECKING:
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
-KEY = "a-key-of-some-length"
 CAPACITY = 31
-SOUND = Sound(Random(1).randbytes(24_000 * 2 * 4), 24_000)  # four seconds
-FRAMES = 100
 RESUMED_S = 2.0
 EXIT_S = 20.0
 
@@ -45,11 +41,7 @@ class Caller:
             self.is_ready.set()
             await (gone_on if self._is_idle else spoken).wait()
             response = await live.speak(SOUND, realtime=self._arrives_live)
-            assert response.status == "completed"
-            # Nothing is lost, and nothing is repeated: the trace checks each number and frame.
-            assert bytes(response.pcm) == SOUND.pcm
-            assert len(response.frames) + len(response.dropped) == FRAMES
-            assert live.trace.violations == []
+            check(live, response)
             assert live.resumed == 1
 
 

@@ -7,14 +7,13 @@ import os
 import signal
 from contextlib import ExitStack
 from functools import partial
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.gateway.spoken import KEY, SOUND, check
 
 from avatar_client import session
 from avatar_client.options import Options, Video
-from avatar_client.sound import Sound
 from localcluster import runtime_process, waiting
 
 if TYPE_CHECKING:
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
-KEY = "a-key-of-some-length"
 SESSIONS = 30
-SOUND = Sound(Random(1).randbytes(24_000 * 2 * 4), 24_000)  # four seconds
-FRAMES = 100
 
 
 async def speak(
@@ -46,10 +42,7 @@ async def speak(
                 lambda: asyncio.sleep(0, live.resumed), lambda times: times > 0, "moved", 60
             )
         response = await live.speak(SOUND, realtime=number % 3 == 1)
-        assert response.status == "completed"
-        assert bytes(response.pcm) == SOUND.pcm
-        assert len(response.frames) + len(response.dropped) == FRAMES
-        assert live.trace.violations == []
+        check(live, response)
         return live.resumed
 
 

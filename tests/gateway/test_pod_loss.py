@@ -7,10 +7,10 @@ import os
 import signal
 from contextlib import AsyncExitStack
 from functools import partial
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.gateway.spoken import KEY, SOUND, check
 from tests.gateway.test_pod_drain import pod
 
 from avatar_client import dialing, session
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
-KEY = "a-key-of-some-length"
 SESSIONS = 10
-SOUND = Sound(Random(1).randbytes(24_000 * 2 * 4), 24_000)  # four seconds
-FRAMES = 100
 
 
 async def speak(
@@ -50,11 +47,7 @@ async def speak(
                 lambda: asyncio.sleep(0, live.resumed), lambda times: times > 0, "resumed", 20
             )
         response = await live.speak(SOUND, realtime=number % 3 == 1)
-        assert response.status == "completed"
-        # Nothing is lost, and nothing is repeated: the trace checks each number and frame.
-        assert bytes(response.pcm) == SOUND.pcm
-        assert len(response.frames) + len(response.dropped) == FRAMES
-        assert live.trace.violations == []
+        check(live, response)
         return live
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from aiohttp import web
-from tests.gateway.conftest import serving
+from tests.gateway.conftest import serving, write_kubeconfig
 
 from avatar_gateway.__main__ import main
 from avatar_gateway.tenant_registry import TenantRegistry
@@ -82,13 +82,7 @@ async def _serving_secrets(folder: Path) -> AsyncIterator[FakeSecrets]:
     fake, application = FakeSecrets(folder / "kubeconfig"), web.Application()
     application.router.add_route("*", "/{path:.*}", fake.handle)
     async with serving(application) as port:
-        document = {
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-        }
-        fake.kubeconfig.write_text(yaml.safe_dump(document))
+        write_kubeconfig(fake.kubeconfig, port)
         yield fake
 
 
