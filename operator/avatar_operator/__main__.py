@@ -1,4 +1,4 @@
-"""Command line: `avatar-operator run | plan | simulate | replay | upgrade-crds`."""
+"""Command line: `avatar-operator run | plan | simulate | replay | uninstall` and two for CRDs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _run()
         if options.command == "upgrade-crds":
             return _upgrade_crds()
+        if options.command in ("uninstall", "remove-crds"):
+            return asyncio.run(_remove(options))
         return _offline(options)
     except AvatarOperatorError as error:
         print(f"avatar-operator: {error}", file=sys.stderr)
@@ -43,6 +45,27 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="run the operator; settings are AVATAR_* variables")
     commands.add_parser(
         "upgrade-crds", help="upgrade the CRDs of the cluster to this release; objects are kept"
+    )
+    uninstall = commands.add_parser(
+        "uninstall",
+        help="list what helm uninstall leaves in the cluster; with --cleanup, remove it first",
+        description="List the AvatarServices, Avatars and pods of this installation "
+        "(AVATAR_NAMESPACE, AVATAR_LEASE, AVATAR_WATCH_NAMESPACES).",
+    )
+    uninstall.add_argument(
+        "--cleanup",
+        action="store_true",
+        help="delete the AvatarServices, wait for the sessions of their pods, then delete the "
+        "Avatars; the operator must run",
+    )
+    uninstall.add_argument(
+        "--deadline-s",
+        type=float,
+        default=240.0,
+        help="seconds after which --cleanup fails if something is left. Defaults to 240.",
+    )
+    commands.add_parser(
+        "remove-crds", help="delete the CRDs, and with them all objects of their kinds"
     )
     plan = commands.add_parser(
         "plan",
@@ -191,6 +214,20 @@ def _run() -> int:
     from avatar_operator import app, settings
 
     return asyncio.run(app.run(settings.from_env(os.environ)))
+
+
+async def _remove(options: argparse.Namespace) -> int:
+    from avatar_operator import settings
+    from avatar_operator.kube import removal
+
+    if options.command == "remove-crds":
+        steps = removal.run_crds()
+    else:
+        scope = removal.Scope(*settings.installation_from_env(os.environ))
+        steps = removal.run(scope, options.deadline_s if options.cleanup else None)
+    async for sentence in steps:
+        print(sentence, flush=True)  # the log of a hook is read while it runs
+    return 0
 
 
 def _upgrade_crds() -> int:

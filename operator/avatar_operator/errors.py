@@ -11,6 +11,7 @@ AvatarOperatorError
 │   ├── FieldConflict      another manager applies a field of the operator
 │   ├── NameTaken          objects of others have the names of an object of a service
 │   └── Refused            it never will: the request is forbidden or invalid
+├── NotRemoved             an uninstall did not remove everything before its deadline
 ├── BrokenStream           the state stream of a pod ended or is invalid
 │   └── TokenRefused       the pod does not accept the token
 ├── RuntimeUnreachable     a runtime pod did not respond on its admin port
@@ -142,6 +143,24 @@ class RuntimeUnreachable(AvatarOperatorError):
 
     def __str__(self) -> str:
         return f"pod {self.pod} did not respond on its admin port: {self.fault}"
+
+
+class NotRemoved(AvatarOperatorError):
+    """Objects or pods that were not gone at the deadline of a cleanup."""
+
+    def __init__(self, objects: Sequence[str], pods: int, within_s: float) -> None:
+        super().__init__(tuple(objects), pods, within_s)
+        self.objects = tuple(objects)
+        self.pods = pods
+        self.within_s = within_s
+
+    def __str__(self) -> str:
+        listed = "; ".join(self.objects[:20])
+        return (
+            f"{len(self.objects)} objects and {self.pods} pods were not gone after "
+            f"{self.within_s:g} s{': ' * bool(listed)}{listed}; sessions that are live go on, run "
+            "the uninstall again when they have ended"
+        )
 
 
 class NotLeading(AvatarOperatorError):

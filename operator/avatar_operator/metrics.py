@@ -15,10 +15,15 @@ from prometheus_client import (
     generate_latest,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from avatar_contracts.labels import THE_REST
+from avatar_operator.core.autoscaling.start_times import MAX_CLASSES
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from avatar_operator.core.autoscaling.start_times import PodStart
     from avatar_operator.core.resources.service import ServiceKey
+    from avatar_operator.core.status.findings import Finding
 
 
 class Metrics:
@@ -35,6 +40,15 @@ class Metrics:
             ["namespace", "service"],
             registry=self._registry,
         )
+        self._problems = Gauge(
+            "avatar_operator_service_problem",
+            "1 for each condition of a service that reports a problem, with its reason: Stalled or "
+            "Degraded is True, or GPUAvailable, StateFresh, AvatarsReady or UpstreamAllowed is "
+            "False.",
+            ["namespace", "service", "condition", "reason"],
+            registry=self._registry,
+        )
+        self._problems_of: dict[ServiceKey, frozenset[tuple[str, str]]] = {}
         self._decisions = Counter(
             "avatar_operator_decisions_total",
             "Scaling decisions that changed the desired number of pods, by direction.",
@@ -56,6 +70,16 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self._registry,
         )
+        self._starts = Histogram(
+            "avatar_operator_pod_start_seconds",
+            "Time of the start of a runtime pod by stage: scheduled, image (volumes and images), "
+            "download, process, weights, avatars, warmUp, and total until it is ready. "
+            f"Classes beyond the first {MAX_CLASSES} are `{THE_REST}`.",
+            ["stage", "gpu_class"],
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200),
+            registry=self._registry,
+        )
+        self._start_classes: set[str] = set()
         self._state_age = self._gauge("state_age_seconds", "Age of the oldest runtime pod state.")
         self._watch_age = Gauge(
             "avatar_operator_watch_age_seconds",
@@ -83,8 +107,20 @@ class Metrics:
         """Set the number of pods that a service should have."""
         self._desired.labels(key.namespace, key.name).set(pods)
 
+    def set_problems(self, key: ServiceKey, findings: Iterable[Finding]) -> None:
+        """Set which conditions of a service report a problem, from all its findings."""
+        new = frozenset((f.condition.value, f.reason.value) for f in findings if f.is_problem)
+        old = self._problems_of.pop(key, frozenset())
+        for labels in old - new:
+            self._problems.remove(key.namespace, key.name, *labels)
+        for labels in new - old:
+            self._problems.labels(key.namespace, key.name, *labels).set(1)
+        if new:
+            self._problems_of[key] = new
+
     def forget_service(self, key: ServiceKey) -> None:
         """Remove the series of a deleted service."""
+        self.set_problems(key, ())
         try:
             self._desired.remove(key.namespace, key.name)
         except KeyError:
@@ -93,6 +129,8 @@ class Metrics:
     def forget_services(self) -> None:
         """Remove the series of services and avatars: another replica reports them from now on."""
         self._desired.clear()
+        self._problems.clear()
+        self._problems_of.clear()
         self._avatars.clear()
         self._elsewhere.set(0)
 
@@ -111,6 +149,17 @@ class Metrics:
     def observe_reconcile(self, seconds: float, *, succeeded: bool) -> None:
         """Record the duration of a reconcile."""
         self._reconcile.labels("success" if succeeded else "failure").observe(seconds)
+
+    def observe_start(self, start: PodStart) -> None:
+        """Record the stages of the start of a pod; the classes beyond `MAX_CLASSES` are one."""
+        gpu_class = start.gpu_class
+        if gpu_class not in self._start_classes:
+            if len(self._start_classes) < MAX_CLASSES:
+                self._start_classes.add(gpu_class)
+            else:
+                gpu_class = THE_REST
+        for stage, seconds in start.seconds.items():
+            self._starts.labels(stage, gpu_class).observe(seconds)
 
     def set_state_age(self, seconds: float) -> None:
         """Set the age of the oldest state."""

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Final
 
 from avatar_contracts.labels import ADMIN_PORT as ADMIN_PORT
+from avatar_contracts.labels import ANNOTATION_COST_PER_HOUR as ANNOTATION_COST_PER_HOUR
 from avatar_contracts.labels import GROUP as GROUP
 from avatar_contracts.labels import LABEL_GPU_CLASS as LABEL_GPU_CLASS
 from avatar_contracts.labels import LABEL_KEY_GENERATION as LABEL_KEY_GENERATION
@@ -43,6 +44,17 @@ UNSUPPORTED_RESOURCES: Final = {
     "gpu.intel.com/xe": "Intel",
 }
 """GPUs that the runtime cannot use, with their vendor."""
+NVIDIA: Final = "NVIDIA"
+DRA_DRIVERS: Final = {
+    "gpu.nvidia.com": NVIDIA,
+    "gpu.amd.com": "AMD",
+    "gpu.intel.com": "Intel",
+}
+"""DRA drivers that publish GPUs, with their vendor."""
+GPU_DEVICE_CLASS: Final = "gpu.nvidia.com"
+MIG_DEVICE_CLASS: Final = "mig.nvidia.com"
+CLAIM: Final = "gpu"
+"""Name of the claim of a GPU in a pod, and of the request in the claim."""
 ANNOTATION_HAMI: Final = "hami.io/node-nvidia-register"  # HAMi splits the GPUs of such a node
 
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
@@ -81,6 +93,10 @@ TAINT_UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
 MASTER_KEY: Final = "master"
 PREVIOUS_MASTER_KEY: Final = "previous"
 TOKEN_VOLUME: Final = "avatar-tokens"
+CACHE_VOLUME: Final = "model-cache"
+"""The volume with downloaded models and avatars."""
+CACHE_CONTAINER_PREFIX: Final = "cache-"
+"""Before `models` or `avatars`: the init containers that download them."""
 TOKEN_FOLDER: Final = "/var/run/avatar-tokens"
 UPSTREAM_VOLUME: Final = "avatar-upstream-keys"
 
@@ -134,6 +150,7 @@ class Condition(Enum):
     IN_USE = "InUse"  # of an Avatar
     UPSTREAM_ALLOWED = "UpstreamAllowed"
     KEYS_VALID = "KeysValid"  # of an AvatarTenant
+    ISSUERS_AVAILABLE = "IssuersAvailable"  # of an AvatarTenant
     QUOTA_EXCEEDED = "QuotaExceeded"  # of an AvatarTenant
 
 
@@ -231,6 +248,9 @@ class Reason(Enum):
     KEYS_USABLE = "KeysUsable"
     KEYS_UNUSABLE = "KeysUnusable"
     KEYS_NOT_CONFIGURED = "KeysNotConfigured"
+    KEY_SETS_FETCHED = "KeySetsFetched"
+    KEY_SETS_UNAVAILABLE = "KeySetsUnavailable"
+    ISSUERS_NOT_CONFIGURED = "IssuersNotConfigured"
     GATEWAYS_SILENT = "GatewaysSilent"
     WITHIN_LIMITS = "WithinLimits"
     SESSIONS = "Sessions"
@@ -240,6 +260,7 @@ class Reason(Enum):
     COST_PER_HOUR = "CostPerHour"
     SHARED_STATE_UNAVAILABLE = "SharedStateUnavailable"
     POD_CREATED = "PodCreated"
+    POD_STARTED = "PodStarted"
     POD_DRAINING = "PodDraining"
     POD_RESUMED = "PodResumed"
     POD_PROMOTED = "PodPromoted"

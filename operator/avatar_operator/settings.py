@@ -11,6 +11,7 @@ from avatar_contracts.environment import Environment
 from avatar_contracts.labels import LogFormat
 from avatar_operator.core import leader_election
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.manifests import model_cache
 from avatar_operator.core.manifests.network_policy import parse_egress, parse_rules
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.manifests.preparation import PreparationSettings
@@ -56,7 +57,9 @@ class Settings:
     """AVATAR_RUNTIME_IMAGE, AVATAR_RUNTIME_IMAGE_PULL_POLICY, AVATAR_IMAGE_PULL_SECRETS, and
     AVATAR_RUNTIME_DEFAULTS: a JSON object, the value runtime.defaults of the chart.
     AVATAR_NETWORK_POLICY: the spec of a NetworkPolicy as JSON, without its pod selector, which the
-    operator applies to the pods of each service; empty if it creates none."""
+    operator applies to the pods of each service; empty if it creates none.
+    AVATAR_MODEL_CACHE_VOLUME: the volume source of the cache as JSON. AVATAR_MODEL_CACHE_MAX_MIB:
+    what it may hold. AVATAR_MODEL_HOSTS: hosts that downloads may name, as AVATAR_URL_HOSTS."""
 
     memory_share: float
     """AVATAR_MEMORY_SHARE: share of a GPU's memory that a batch may use, 0.1 to 1."""
@@ -111,6 +114,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     """
     read = Environment(environment)
     metrics_open = read.boolean("AVATAR_METRICS_OPEN")
+    preparation = _preparation(read)
     log_format = LogFormat(read.choice("AVATAR_LOG_FORMAT", "json", ("json", "text")))
     settings = Settings(
         namespace=read.required("AVATAR_NAMESPACE"),
@@ -138,6 +142,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
                 parse_rules,
                 "a JSON object with the lists egress, ingress and policyTypes",
             ),
+            cache=_model_cache(read, preparation),
         ),
         memory_share=read.number("AVATAR_MEMORY_SHARE", batch_size.MEMORY_SHARE, 0.1, 1.0),
         rollout=rollout.Limits(
@@ -149,19 +154,55 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         metrics=read.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
         metrics_open=metrics_open,
         log_format=log_format,
-        preparation=_preparation(read),
+        preparation=preparation,
         decision_log=read.text("AVATAR_DECISION_LOG", ""),
     )
     read.check(SettingsError)
     return settings
 
 
-def _preparation(read: Environment) -> PreparationSettings:
-    hosts = read.names("AVATAR_URL_HOSTS")
+def installation_from_env(environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Return the identity of this installation and the namespaces of its services.
+
+    Raises:
+        SettingsError: variables are missing or cannot be used; with all of them.
+    """
+    read = Environment(environment)
+    namespace, lease = read.required("AVATAR_NAMESPACE"), read.required("AVATAR_LEASE")
+    namespaces = read.names("AVATAR_WATCH_NAMESPACES")
+    read.check(SettingsError)
+    return f"{namespace}/{lease}", namespaces
+
+
+def _hosts(read: Environment, name: str) -> tuple[str, ...]:
+    hosts = read.names(name)
     for host in hosts:
         if not _HOST.fullmatch(host):
             limit = "lowercase host names without a port, or *. and a host name"
-            read.note("AVATAR_URL_HOSTS", host, limit)
+            read.note(name, host, limit)
+    return hosts
+
+
+def _model_cache(read: Environment, preparation: PreparationSettings) -> model_cache.ModelCache:
+    usual = model_cache.ModelCache()
+    kinds = ", ".join(model_cache.VOLUME_KINDS)
+    return model_cache.ModelCache(
+        volume=read.parsed(
+            "AVATAR_MODEL_CACHE_VOLUME",
+            usual.volume,
+            model_cache.parse_volume,
+            f"a JSON object with one of {kinds}",
+        ),
+        max_mib=int(
+            read.number("AVATAR_MODEL_CACHE_MAX_MIB", usual.max_mib, 1, model_cache.HIGHEST_MIB)
+        ),
+        hosts=_hosts(read, "AVATAR_MODEL_HOSTS"),
+        egress=tuple(preparation.egress or ()),
+    )
+
+
+def _preparation(read: Environment) -> PreparationSettings:
+    hosts = _hosts(read, "AVATAR_URL_HOSTS")
     return PreparationSettings(
         per_class=int(read.number("AVATAR_PREPARATIONS_PER_CLASS", 1, 1, 100)),
         hosts=hosts,

@@ -21,6 +21,8 @@ LABEL_RESERVE: Final = f"{GROUP}/reserve"
 RESERVED: Final = "true"
 LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 """The GPU class that a runtime pod was created for."""
+ANNOTATION_COST_PER_HOUR: Final = f"{GROUP}/cost-per-hour"
+"""The cost of the GPU class of a runtime pod when the pod was created, a decimal number."""
 LABEL_MADE_FOR: Final = f"{GROUP}/made-for"
 """On an adopted pod: the name of the service that it was created for, whose token it has."""
 
@@ -44,6 +46,11 @@ SERVICE_HEADER: Final = "Avatar-Service"
 CONNECTION_HEADER: Final = "Avatar-Connection"
 """What the gateway calls the connection to a pod: `GATEWAY/NUMBER`."""
 MAX_CONNECTION_NAME: Final = 96
+USAGE_HEADER: Final = "Avatar-Usage"
+"""The header with the text by which gateways know whom a connection counts for.
+
+A pod cannot read it, and returns it in its usage stream (`usage.ConnectionUsageDocument`).
+"""
 CALLER_HEADER: Final = "Avatar-Caller"
 """The header by which a gateway tells a pod which connections come from one caller.
 
@@ -87,6 +94,8 @@ ENV_AVATARS: Final = "AVATAR_AVATARS"
 ENV_CAPACITY: Final = "AVATAR_CAPACITY"
 ENV_DECODER: Final = "AVATAR_DECODER"
 ENV_DISCLOSURE: Final = "AVATAR_DISCLOSURE"
+ENV_DOWNLOAD_AUTHORIZATION: Final = "AVATAR_DOWNLOAD_AUTHORIZATION"
+"""The value of the header Authorization with which models are downloaded."""
 ENV_DRAIN_TIMEOUT_S: Final = "AVATAR_DRAIN_TIMEOUT_S"
 ENV_FPS: Final = "AVATAR_FPS"
 ENV_GPU_CLASS: Final = "AVATAR_GPU_CLASS"
@@ -126,3 +135,7 @@ class LogFormat(Enum):
     """One JSON object for each record, for programs that collect logs."""
     TEXT = "text"
     """One line of text for each record, for people."""
+
+
+THE_REST: Final = "(other)"
+"""What stands for names beyond a limit in series and figures; no object can have this name."""

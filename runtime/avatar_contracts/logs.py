@@ -56,10 +56,13 @@ class JsonFormatter(logging.Formatter):
             own["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             own["stack"] = record.stack_info
+        more = vars(record).keys() - _RECORD_ATTRIBUTES
+        if not more:
+            return json.dumps(own)
         extra = {
             key: _as_json(value)
             for key, value in vars(record).items()
-            if key not in _RECORD_ATTRIBUTES and key not in own
+            if key in more and key not in own
         }
         return json.dumps(own | extra)
 
@@ -75,12 +78,17 @@ class RepeatLimit(logging.Filter):
         super().__init__()
         self._loggers = tuple(loggers)
         self._clock = clock
+        self._limited: dict[str, bool] = {}
+        """Whether a logger is limited, by its name; the program has a fixed number of loggers."""
         self._passed: dict[tuple[str, int], tuple[float, int]] = {}
         """By line of code: when the period began, and how many records it had."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is written."""
-        if not self._is_limited(record.name):
+        is_limited = self._limited.get(record.name)
+        if is_limited is None:
+            is_limited = self._limited[record.name] = self._is_limited(record.name)
+        if not is_limited:
             return True
         now, line = self._clock(), (record.pathname, record.lineno)
         began, records = self._passed.get(line, (now, 0))

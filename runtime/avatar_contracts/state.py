@@ -6,13 +6,11 @@ object a line, at each change, at most every `LINE_SPACING_S` and at least every
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from avatar_contracts.rate_limit import Rate
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 LINE_SPACING_S: Final = 0.1
 LINE_AGE_S: Final = 1.0
@@ -45,6 +43,22 @@ class LatencyMs(TypedDict):
     frame_p95: float | None
 
 
+StartStage = Literal["process", "weights", "avatars", "warm_up"]
+"""Stages of the start of a runtime, in their order: until the process loads the model, then the
+weights, the avatars, and the first batches on the device."""
+START_STAGES: Final[tuple[StartStage, ...]] = ("process", "weights", "avatars", "warm_up")
+LONGEST_STAGE_S: Final = 86_400.0
+
+
+class StartDocument(TypedDict):
+    """How far the start of a runtime is, and how long its stages took."""
+
+    stage: str
+    """The current one of `START_STAGES`, or `ready`."""
+    seconds: Mapping[StartStage, float]
+    """Seconds of each complete stage, by its name."""
+
+
 class StateDocument(TypedDict):
     """What a runtime pod reports."""
 
@@ -65,6 +79,7 @@ class StateDocument(TypedDict):
     batch_fill_ratio: float
     device: str
     calibration: Mapping[str, Any] | None
+    start: StartDocument
     sequence: int
 
 
@@ -87,7 +102,9 @@ class TenantKeys(TypedDict):
     valid: int
     """API keys that are accepted now."""
     problem: str
-    """Why a key or an issuer cannot be used; empty if all can."""
+    """Why an API key cannot be used; empty if all can."""
+    issuers_problem: str
+    """Why the key set of an issuer cannot be fetched; empty if all can."""
 
 
 class TenantDemand(TypedDict):
@@ -137,6 +154,24 @@ class Load:
     free: int
     draining: bool
     ready: bool
+
+
+def parse_start(document: Mapping[str, object]) -> Mapping[StartStage, float]:
+    """Return the seconds of the complete stages of a start; what is missing or wrong is left out.
+
+    Pods of earlier releases, and images of others, report none.
+    """
+    start = document.get("start")
+    seconds = start.get("seconds") if isinstance(start, Mapping) else None
+    if not isinstance(seconds, Mapping):
+        return {}
+    return {
+        stage: float(value)
+        for stage in START_STAGES
+        if isinstance(value := seconds.get(stage), int | float)
+        and not isinstance(value, bool)
+        and 0 <= value <= LONGEST_STAGE_S
+    }
 
 
 def parse_load(document: Mapping[str, object]) -> Load | tuple[StateFault, ...]:

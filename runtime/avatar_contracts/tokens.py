@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def state_token(key: str, service: str) -> str:
     return _derive(key, f"state:{service}")
 
 
+@lru_cache(maxsize=1024)
 def session_token(key: str, service: str) -> str:
     """Return the token that opens sessions on a service's pods; `key` is the gateway key."""
     return _derive(key, f"session:{service}")

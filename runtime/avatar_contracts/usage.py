@@ -4,6 +4,10 @@ A pod serves `labels.USAGE_PATH` on its administration port. With `?watch=1` it 
 object a line: the sessions whose figures have changed, at most every `LINE_SPACING_S`, and an empty
 list at least every `LINE_AGE_S`. The first line has all sessions, and those that ended within
 `KEPT_S`. The figures of a session only grow, so that a line that is lost or repeated does no harm.
+
+A line also has the connections from gateways that have ended, and how long each of them was there,
+so that the time of a gateway that was killed is known. The gateway gave each connection a text that
+only gateways can read (`labels.USAGE_HEADER`); the pod returns it as it is.
 """
 
 from __future__ import annotations
@@ -25,11 +29,20 @@ KEPT_S: Final = 120.0
 MAX_KEPT: Final = 4096
 """Ended sessions that are kept, at most."""
 MAX_SESSIONS: Final = 1000
-"""Sessions in one line, at most; the others follow in the next one."""
+"""Sessions in one line that a reader accepts, at most."""
+SESSIONS_A_LINE: Final = 150
+CONNECTIONS_A_LINE: Final = 40
+"""What a pod sends in one line, at most, so that it is shorter than `documents.MAX_LINE_BYTES`;
+the others follow in the next one."""
+MAX_CONNECTIONS: Final = 100
+"""Connections in one line that a reader accepts, at most."""
+MAX_ACCOUNT: Final = 1024
+"""Characters of the text by which gateways know a connection, at most."""
 READ_RATE: Final = Rate(frames_per_s=2 / LINE_SPACING_S, bytes_per_s=1 << 16)
 """How fast the stream of a pod is read. The author of a service chooses what its pods send."""
 _HIGHEST: Final = 10**12
 _ID: Final = re.compile(r"sess_[0-9a-f]{24}")
+_ACCOUNT: Final = re.compile(f"[A-Za-z0-9_=-]{{1,{MAX_ACCOUNT}}}")
 
 
 class SessionUsageDocument(TypedDict):
@@ -43,11 +56,20 @@ class SessionUsageDocument(TypedDict):
     ended: bool
 
 
+class ConnectionUsageDocument(TypedDict):
+    """How long a connection from a gateway was there; it has ended."""
+
+    account: str
+    """What the gateway sent in `labels.USAGE_HEADER`."""
+    connected_ms: int
+
+
 class UsageDocument(TypedDict):
     """One line of the stream."""
 
     pod: str
     sessions: Sequence[SessionUsageDocument]
+    connections: Sequence[ConnectionUsageDocument]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +80,41 @@ class SessionUsage:
     frames: int
     speech_ms: int
     ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionUsage:
+    """How long a connection was there, as the pod reports it."""
+
+    account: str
+    connected_ms: int
+
+
+def parse_account(text: str) -> str:
+    """Return the text by which gateways know a connection; empty for everything else."""
+    return text if _ACCOUNT.fullmatch(text) else ""
+
+
+def parse_connections(document: Mapping[str, object]) -> Sequence[ConnectionUsage] | StateFault:
+    """Return the connections in a line of a pod, or the first fault; older pods report none."""
+    connections = document.get("connections", [])
+    if not isinstance(connections, list) or len(connections) > MAX_CONNECTIONS:
+        value = len(connections) if isinstance(connections, list) else connections
+        return StateFault("connections", value, f"a list of at most {MAX_CONNECTIONS} connections")
+    parsed: list[ConnectionUsage] = []
+    for index, each in enumerate(connections):
+        name = f"connections[{index}]"
+        if not isinstance(each, dict):
+            return StateFault(name, type(each).__name__, "an object")
+        account = each.get("account")
+        if not isinstance(account, str) or not parse_account(account):
+            limit = f"1 to {MAX_ACCOUNT} characters of base64url"
+            return StateFault(f"{name}.account", account, limit)
+        found = _count(each, name, "connected_ms")
+        if isinstance(found, StateFault):
+            return found
+        parsed.append(ConnectionUsage(account, found))
+    return parsed
 
 
 def parse_usage(document: Mapping[str, object]) -> Sequence[SessionUsage] | StateFault:
@@ -85,8 +142,15 @@ def _session(value: object, name: str) -> SessionUsage | StateFault:
         return StateFault(f"{name}.ended", ended, "true or false")
     counts = {}
     for key in ("frames", "speech_ms"):
-        count = value.get(key)
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _HIGHEST:
-            return StateFault(f"{name}.{key}", count, f"a whole number, 0 to {_HIGHEST}")
+        count = _count(value, name, key)
+        if isinstance(count, StateFault):
+            return count
         counts[key] = count
     return SessionUsage(session_id, counts["frames"], counts["speech_ms"], ended)
+
+
+def _count(fields: Mapping[str, object], name: str, key: str) -> int | StateFault:
+    count = fields.get(key)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _HIGHEST:
+        return StateFault(f"{name}.{key}", count, f"a whole number, 0 to {_HIGHEST}")
+    return count

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, event_loop, settings
+from avatar_gateway import keys as keys_of
 from avatar_gateway.cli import keys, usage
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
-from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
 from avatar_gateway.kube import informers, tenant_sinks
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
@@ -39,6 +39,7 @@ from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.metering import Meter
 from avatar_gateway.shared.redis import RedisState
+from avatar_gateway.shared.usage_accounts import UsageAccounts
 from avatar_gateway.shared.usage_log import UsageLog
 from avatar_gateway.shared.use_counts import SharedUseCounts
 from avatar_gateway.shared.waiting import shared_queue
@@ -108,8 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
     if not chosen.keys.api.read():
-        file = f"{chosen.keys.api.folder}/{API_KEY_FILE}"
-        print(f"avatar-gateway: {file} has no key of {MIN_KEY} characters", file=sys.stderr)
+        file = f"{chosen.keys.api.folder}/{keys_of.API_KEY_FILE}"
+        print(f"avatar-gateway: {file} has no key of {keys_of.MIN_KEY} characters", file=sys.stderr)
         return 2
     try:
         files = chosen.certificate
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
     audit.configure(sys.stderr)
+    event_loop.collect_less_often()
     event_loop.run(serve(chosen, certificate))
     return 0
 
@@ -132,15 +134,17 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         lambda: sessions.live,
         lambda: sessions.waiting,
         lambda: listener.connections,
-        lambda: state.name != "unavailable",
+        lambda: leases.state_name != "unavailable",
     )
     listener = _listener(chosen.limits, metrics, certificate)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(new_http_session())
         budget = MemoryBudget(chosen.limits.buffer_bytes)
-        placer = Placer(registry, chosen.keys.gateway.read, budget)
-        stack.push_async_callback(placer.close)
+        api_keys = keys_of.KeyCache(chosen.keys.api.folder, chosen.keys.api.read, time.monotonic)
+        gateway_keys = keys_of.KeyCache(
+            chosen.keys.gateway.folder, chosen.keys.gateway.read, time.monotonic
+        )
         watches = _watches(api, chosen, registry, tenants)
         key_sets = KeySets(tenants)
         stack.push_async_callback(key_sets.close)
@@ -157,14 +161,17 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             loop.time,
             time.time,
             metrics.usage,
+            UsageAccounts(gateway_keys),
         )
-        sessions.shared_state = lambda: state.name
+        placer = Placer(registry, gateway_keys, budget, meter)
+        stack.push_async_callback(placer.close)
+        sessions.shared_state = lambda: leases.state_name
         streams = PodStreams(
             STATES,
             update_states(registry),
             registry,
             http,
-            chosen.keys.gateway.read,
+            gateway_keys,
             _backoff,
             metrics.count_state_fault,
         )
@@ -173,16 +180,16 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             meter.on_line,
             registry,
             http,
-            chosen.keys.gateway.read,
+            gateway_keys,
             _backoff,
             metrics.count_state_fault,
         )
         gateway = Gateway(
             Authenticator(
-                chosen.keys.api.read,
+                api_keys,
                 tenants,
                 TokenVerifier(tenants, key_sets),
-                chosen.keys.gateway.read,
+                gateway_keys,
                 SharedUseCounts(state, time.time),
             ),
             tenants,
@@ -222,6 +229,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
                 group.create_task(leases.run(), name="leases"),
                 group.create_task(meter.run(), name="usage"),
                 group.create_task(uses.run(), name="usage-of-pods"),
+                group.create_task(placer.silent_pods.run(), name="silent-pods"),
             ]
             if certificate is not None:
                 background.append(group.create_task(certificate.follow(), name="certificate"))

@@ -14,6 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from avatar_contracts.labels import THE_REST
 from avatar_gateway.core import rejections
 from avatar_gateway.core.usage import FIGURES
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_USAGE_SERIES: Final = 200
 """Combinations of tenant, service and GPU class with series of their own."""
-_OTHER: Final = ("other", "other", "other")
+_OTHER: Final = (THE_REST, THE_REST, THE_REST)
 ENDED_CONNECTIONS: Final = ("address_limit", "deadline", "descriptors", "displaced", "limit")
 
 RECOVERIES: Final = ("kept", "lost", "recovered")
@@ -160,8 +161,10 @@ class UsageMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         names = ["tenant", "service"]
-        more = f"The first {MAX_USAGE_SERIES} tenants, services and classes; the rest is `other`."
-        self._known: set[tuple[str, str, str]] = set()
+        more = (
+            f"The first {MAX_USAGE_SERIES} tenants, services and classes; the rest is `{THE_REST}`."
+        )
+        self._series: dict[Account, tuple[Counter, ...]] = {}
         self._sessions = Counter(
             "avatar_gateway_usage_sessions_total",
             f"Sessions that began. {more}",
@@ -195,15 +198,38 @@ class UsageMetrics:
 
     def add(self, account: Account, growth: Sequence[int]) -> None:
         """Count what is new in the figures of an account."""
+        series = self._series.get(account)
+        if series is None:
+            series = self._series_of(account)
         new = dict(zip(FIGURES, growth, strict=True))
+        values = (
+            new["sessions"],
+            new["session_ms"] / 1000,
+            new["gpu_ms"] / 1000,
+            new["bytes_in"],
+            new["bytes_out"],
+            new["rejections"],
+        )
+        for counter, value in zip(series, values, strict=True):
+            if value:
+                counter.inc(value)
+
+    def _series_of(self, account: Account) -> tuple[Counter, ...]:
+        """Return the series of an account, which exist from now on; remember those of its own.
+
+        To find them by their labels takes more time than to count.
+        """
         known = (account.tenant, account.service, account.gpu_class)
-        if known not in self._known and len(self._known) >= MAX_USAGE_SERIES:
-            known = _OTHER
-        self._known.add(known)
-        *pair, gpu_class = known
-        self._sessions.labels(*pair).inc(new["sessions"])
-        self._seconds.labels(*pair).inc(new["session_ms"] / 1000)
-        self._gpu_seconds.labels(*pair, gpu_class).inc(new["gpu_ms"] / 1000)
-        self._bytes.labels(*pair, "in").inc(new["bytes_in"])
-        self._bytes.labels(*pair, "out").inc(new["bytes_out"])
-        self._rejections.labels(*pair).inc(new["rejections"])
+        is_known = len(self._series) < MAX_USAGE_SERIES
+        *pair, gpu_class = known if is_known else _OTHER
+        series = (
+            self._sessions.labels(*pair),
+            self._seconds.labels(*pair),
+            self._gpu_seconds.labels(*pair, gpu_class),
+            self._bytes.labels(*pair, "in"),
+            self._bytes.labels(*pair, "out"),
+            self._rejections.labels(*pair),
+        )
+        if is_known:
+            self._series[account] = series
+        return series

@@ -41,10 +41,12 @@ class PodRegistry:
 
     def __init__(self) -> None:
         self.pods_changed = asyncio.Event()
-        self._services: set[str] = set()
+        self._services: frozenset[str] = frozenset()
         self._pods: dict[str, Pod] = {}
         self._states: dict[str, State] = {}
         self._placements: dict[str, set[Placement]] = {}
+        self._full_since: dict[str, float] = {}
+        """When pods refused a session because they were full, until a later state arrives."""
         self._freed: dict[str, list[float]] = {}
         """When sessions ended that the state of their pod may still count."""
         self._removed: OrderedDict[str, tuple[str, float]] = OrderedDict()  # service and time
@@ -58,20 +60,20 @@ class PodRegistry:
     @property
     def services(self) -> frozenset[str]:
         """Return the names of all services, `NAMESPACE/NAME`."""
-        return frozenset(self._services)
+        return self._services
 
     def replace_services(self, names: Iterable[str], namespace: str | None) -> None:
         """Replace all services of one namespace, or of all namespaces (None)."""
         kept = {name for name in self._services if not _is_in(name, namespace)}
-        self._services = kept | set(names)
+        self._services = frozenset(kept | set(names))
 
     def add_service(self, name: str) -> None:
         """Add a service."""
-        self._services.add(name)
+        self._services |= {name}
 
     def remove_service(self, name: str) -> None:
         """Remove a service; its sessions continue."""
-        self._services.discard(name)
+        self._services -= {name}
 
     def replace_pods(self, pods: Iterable[Pod], namespace: str | None) -> None:
         """Replace all pods of one namespace, or of all namespaces (None)."""
@@ -115,15 +117,24 @@ class PodRegistry:
         known = self._pods.get(pod.key)
         if known is None or known.uid != pod.uid:
             return
-        self._states[pod.key] = state
-        placements = self._placements.get(pod.key, set())
-        placements -= {
-            each
-            for each in placements
-            if each.accepted_at is not None and state.at - each.accepted_at > SETTLE_S
-        }
-        if pod.key in self._freed:
-            self._freed[pod.key] = [at for at in self._freed[pod.key] if state.at - at <= _ENDED_S]
+        key = pod.key
+        before = self._states.get(key)
+        self._states[key] = state
+        placements, freed = self._placements.get(key), self._freed.get(key)
+        is_same = before is not None and before.says_same(state)
+        if is_same and not (placements or freed or key in self._full_since):
+            self.pods_of(known.service).refresh(key, state)
+            return
+        if placements:
+            placements -= {
+                each
+                for each in placements
+                if each.accepted_at is not None and state.at - each.accepted_at > SETTLE_S
+            }
+        if freed:
+            self._freed[key] = [at for at in freed if state.at - at <= _ENDED_S]
+        if state.at > self._full_since.get(key, state.at):
+            del self._full_since[key]
         self._rank(known)
 
     def candidates(self, service: str) -> Sequence[routing.Candidate]:
@@ -146,6 +157,18 @@ class PodRegistry:
         self._rank(self._pods.get(pod))
         return placement
 
+    def refuse(self, pod: str, now: float) -> None:
+        """Record that a pod refused a session because it is full.
+
+        What this gateway knew of its slots was wrong, for example because another gateway has taken
+        them. No caller is sent there before the next state of the pod.
+        """
+        known = self._pods.get(pod)
+        if known is not None and pod in self._states:
+            self._full_since[pod] = now
+            self._freed.pop(pod, None)
+            self._rank(known)
+
     def release(self, placement: Placement, ended_at: float | None = None) -> None:
         """Drop a placement: the pod did not accept the session, or the session ended.
 
@@ -157,6 +180,8 @@ class PodRegistry:
         is_known = placement in placements
         placements.discard(placement)
         is_freed = ended_at is not None and not _is_after(placement, state)
+        if ended_at is not None:  # the pod may have a free slot again
+            self._full_since.pop(placement.pod, None)
         if ended_at is not None and is_freed and pod is not None:
             self._freed.setdefault(pod.key, []).append(ended_at)
         if is_known or is_freed:
@@ -177,6 +202,8 @@ class PodRegistry:
                 reserved=sum(_is_after(each, state) for each in placements),
                 freed=len(self._freed.get(pod.key, ())),
                 gpu_class=pod.gpu_class,
+                cost=pod.cost,
+                is_full=pod.key in self._full_since,
             )
         )
 
@@ -191,6 +218,7 @@ class PodRegistry:
         self._states.pop(key, None)
         self._placements.pop(key, None)
         self._freed.pop(key, None)
+        self._full_since.pop(key, None)
 
 
 def _is_after(placement: Placement, state: State | None) -> bool:

@@ -231,13 +231,19 @@ class TenantRegistry:
         return service in self._services and not self.permits(principal, service)
 
     def find_key(self, text: str, now: float) -> tuple[TenantObject, StoredKey] | None:
-        """Return the tenant of an API key that is valid now."""
+        """Return the tenant of an API key that is valid now.
+
+        Several Secrets can have the key, for example a copy that no tenant names. Of several
+        tenants the oldest has it, whatever the order in which the watch has told them.
+        """
         key_id = api_keys.key_id_of(text)
-        for secret, key in self._by_id.get(key_id or "", {}).items():
-            if key.matches(text) and key.is_current(now):
-                owner = self._owner(secret)
-                return None if owner is None else (owner, key)
-        return None
+        found = [
+            (owner, key)
+            for secret, key in self._by_id.get(key_id or "", {}).items()
+            if key.matches(text) and key.is_current(now)
+            if (owner := self._owner(secret)) is not None
+        ]
+        return min(found, key=lambda each: _age(each[0]), default=None)
 
     def key(self, tenant: str, key_id: str, now: float) -> StoredKey | None:
         """Return a key of a tenant that is valid now."""
@@ -281,10 +287,10 @@ class TenantRegistry:
         found = self._tenants[tenant]
         secrets = [self._secrets[name] for name in self._owned(found)]
         keys = [key for secret in secrets for key in secret.keys.values()]
-        problem = "; ".join(self._problems(found))
         return {
             "valid": sum(key.is_current(now) for key in keys),
-            "problem": problem[:_MAX_PROBLEM],
+            "problem": "; ".join(self._problems(found))[:_MAX_PROBLEM],
+            "issuers_problem": "; ".join(self._issuer_problems(found))[:_MAX_PROBLEM],
         }
 
     def _problems(self, found: TenantObject) -> Iterable[str]:
@@ -301,6 +307,8 @@ class TenantRegistry:
                 yield f"Secret {self._keys_namespace}/{name} does not exist"
             else:
                 yield from (f"Secret {name}: {problem}" for problem in secret.problems)
+
+    def _issuer_problems(self, found: TenantObject) -> Iterable[str]:
         for issuer in found.issuers:
             if problem := self.issuer_problems.get(issuer.issuer):
                 yield f"issuer {issuer.issuer[:100]}: {problem}"

@@ -1,4 +1,4 @@
-"""Command line: `serve`, `lipsync`, `prepare`, `convert`, `lookahead`, `bench`, `drain`."""
+"""Command line: `serve`, `lipsync`, `prepare`, `convert`, `cache-model`, `bench` and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import descriptors, exit_status, labels, logs
 from avatar_contracts.tls import CertificateError
-from avatar_runtime import settings
+from avatar_runtime import cpus, model_lock, settings
 from avatar_runtime.errors import AvatarRuntimeError, SettingsError, is_permanent
 from avatar_runtime.preparation import arguments as preparation
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # uvicorn logs each connection, and its address may contain the query of a client.
 LOG_LEVELS: Final = {"uvicorn": logging.WARNING}
-_JOB_COMMANDS: Final = ("prepare", "prepare-job", "fetch")
+_JOB_COMMANDS: Final = ("prepare", "prepare-job", "fetch", "cache-model")
 """Their exit status says whether another attempt may succeed."""
 _DEVICE_HELP = "cpu, cuda or simulated:CLASS; default: cuda if available"
 
@@ -34,6 +34,7 @@ _DEVICE_HELP = "cpu, cuda or simulated:CLASS; default: cuda if available"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 if it succeeded."""
     options = _parser().parse_args(arguments)
+    cpus.limit_libraries(cpus.find(), os.environ)
     try:
         match options.command:
             case "serve":
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _lookahead(options)
             case "fetch":
                 return _fetch(options)
+            case "cache-model":
+                return _cache_model(options)
             case "prepare-job":
                 return _prepare_job(options)
             case "bench":
@@ -90,6 +93,7 @@ def _serve(options: argparse.Namespace) -> int:
     read = settings.from_env({**os.environ, **overrides})
     logs.configure(read.log_format, LOG_LEVELS)
     descriptors.raise_limit()
+    allowed = cpus.find()
     device = open_device(
         read.engine.device,
         profile=read.engine.gpu_profile,
@@ -99,6 +103,7 @@ def _serve(options: argparse.Namespace) -> int:
         ),
     )
     metrics = Metrics(device.name, read.identity.gpu_class)
+    metrics.set_cpus(allowed)
     engine = Engine(
         device,
         Path(read.engine.model),
@@ -107,6 +112,8 @@ def _serve(options: argparse.Namespace) -> int:
         avatar_names=read.sessions.avatars or None,
         observe=metrics.observe_stage,
     )
+    model_lock.hold(Path(read.engine.model))  # until the process ends
+    model_lock.hold(Path(read.engine.avatars))
     asyncio.run(serve(lambda: Runtime(read, engine, metrics)))
     return 0
 
@@ -161,6 +168,22 @@ def _fetch(options: argparse.Namespace) -> int:
         job_result.write(options.message, result)
         raise
     print(json.dumps({"bytes": size}))
+    return 0
+
+
+def _cache_model(options: argparse.Namespace) -> int:
+    from avatar_runtime.tools import model_cache
+
+    logs.configure(settings.log_format(os.environ), LOG_LEVELS)
+    request = model_cache.Request(
+        url=options.url,
+        sha256=options.sha256.lower(),
+        hosts=tuple(host.lower() for host in options.allow_host),
+        max_bytes=options.max_bytes,
+        authorization=os.environ.get(labels.ENV_DOWNLOAD_AUTHORIZATION, ""),
+    )
+    result = model_cache.ModelCache(options.cache, request).ensure()
+    print(json.dumps(model_cache.summary(result)))
     return 0
 
 
@@ -327,21 +350,30 @@ def _parser() -> argparse.ArgumentParser:
 def _add_job_commands(commands: Any) -> None:
     """Add the commands of the Jobs that prepare avatars."""
     fetch = commands.add_parser("fetch", help="download a file of an allowed host")
-    fetch.add_argument("--url", metavar="URL", required=True)
-    fetch.add_argument("--sha256", metavar="HEX", required=True)
-    fetch.add_argument("--max-bytes", metavar="N", type=_positive, default=1 << 30)
-    fetch.add_argument(
+    _add_download(fetch, 1 << 30)
+    fetch.add_argument("--out", metavar="FILE", type=Path, required=True)
+    _add_message(fetch)
+    cached = commands.add_parser(
+        "cache-model", help="verify a model in a shared folder, and download what is missing"
+    )
+    _add_download(cached, 20 << 30)
+    cached.add_argument("--cache", metavar="DIR", type=Path, required=True)
+    job = commands.add_parser("prepare-job", help="run prepare, and leave its result in a file")
+    _add_message(job)
+    job.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and those of prepare")
+
+
+def _add_download(parser: argparse.ArgumentParser, max_bytes: int) -> None:
+    parser.add_argument("--url", metavar="URL", required=True)
+    parser.add_argument("--sha256", metavar="HEX", required=True)
+    parser.add_argument("--max-bytes", metavar="N", type=_positive, default=max_bytes)
+    parser.add_argument(
         "--allow-host",
         metavar="HOST",
         action="append",
         default=[],
         help="may be repeated; *.example.com allows all public hosts below it; default: none",
     )
-    fetch.add_argument("--out", metavar="FILE", type=Path, required=True)
-    _add_message(fetch)
-    job = commands.add_parser("prepare-job", help="run prepare, and leave its result in a file")
-    _add_message(job)
-    job.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and those of prepare")
 
 
 def _add_message(parser: argparse.ArgumentParser) -> None:

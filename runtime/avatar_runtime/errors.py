@@ -275,3 +275,17 @@ class FetchFailed(FetchError):
     """A server did not deliver the file of a URL; another attempt may succeed."""
 
     permanent = False
+
+
+class CacheError(AvatarRuntimeError):
+    """The cache of downloaded models cannot hold what is downloaded; space may become free."""
+
+    permanent = False
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(path, fault)
+        self.path = path
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"model cache {self.path}: {self.fault}"

@@ -12,7 +12,10 @@ from avatar_contracts.percentiles import percentile
 from avatar_runtime.upstream.metrics import UpstreamMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from avatar_contracts.state import StartStage
+    from avatar_runtime.cpus import Cpus
 
 ResumeResult = Literal["resumed", "recovered", "refused", "gap", "expired", "limited", "displaced"]
 MoveResult = Literal["exported", "imported", "refused"]
@@ -80,6 +83,20 @@ class Metrics:
             registry=self._registry,
         )
         info.labels(device, gpu_class).set(1)
+        self._start = Gauge(
+            "avatar_runtime_start_seconds",
+            "Time of the start of this process by stage: process (until it loads the model), "
+            "weights, avatars, and warm_up (the first batches on the device).",
+            ["stage"],
+            registry=self._registry,
+        )
+        self._cpus = Gauge(
+            "avatar_runtime_cpus",
+            "CPUs that the runtime computes on, by what limits them: the quota of its cgroup, or "
+            "the affinity of the process, which is its CPU set or all cores of the node.",
+            ["source"],
+            registry=self._registry,
+        )
         self._vram_used = gauge("vram_used_bytes", "Device memory in use, with the context.")
         self._vram_total = gauge("vram_total_bytes", "Device memory.")
         self._vram_ratio = gauge("vram_used_ratio", "Share of device memory in use, 0 to 1.")
@@ -232,6 +249,15 @@ class Metrics:
     def observe_lag(self, seconds: float) -> None:
         """Record the delay of a timer of the event loop."""
         self._lag.observe(seconds)
+
+    def set_start(self, seconds: Mapping[StartStage, float]) -> None:
+        """Set the times of the stages of the start, which are a closed set."""
+        for stage, value in seconds.items():
+            self._start.labels(stage).set(value)
+
+    def set_cpus(self, cpus: Cpus) -> None:
+        """Set the CPUs of the process."""
+        self._cpus.labels(cpus.source).set(cpus.count)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of a stage: `queue`, `engine`, or a stage of the engine."""

@@ -176,7 +176,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
         admin=_admin(read),
         sessions_listen=read.address("AVATAR_LISTEN", Address("127.0.0.1", labels.SESSIONS_PORT)),
         admin_listen=read.address("AVATAR_ADMIN", Address("127.0.0.1", labels.ADMIN_PORT)),
-        log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
+        log_format=_log_format(read),
         prepare=read.boolean("AVATAR_PREPARE"),
         certificate=tls.from_env(read, "AVATAR_TLS_CERTIFICATE", "AVATAR_TLS_KEY"),
         upstream=read_upstream(read),
@@ -329,3 +329,19 @@ def _json_object(text: str) -> str | None:
     if not isinstance(json.loads(text), dict):
         raise ValueError(text)
     return text
+
+
+def log_format(environment: Mapping[str, str]) -> labels.LogFormat:
+    """Return the format of the log alone, for commands without other settings.
+
+    Raises:
+        SettingsError: the variable has another value.
+    """
+    read = Environment(environment)
+    found = _log_format(read)
+    read.check(SettingsError)
+    return found
+
+
+def _log_format(read: Environment) -> labels.LogFormat:
+    return labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text")))

@@ -27,6 +27,22 @@ DESIRED: Final = 'avatar_operator_desired_replicas{namespace="acme",service="des
 FAILED: Final = f'avatar_operator_reconcile_duration_seconds_count{{{HERE},outcome="failure"}}'
 
 
+def problem(condition: str, reason: str) -> str:
+    """Return the series of a condition of the service `acme/desk` that reports a problem."""
+    labels = f'namespace="acme",service="desk",condition="{condition}",reason="{reason}"'
+    return f'avatar_operator_service_problem{{{labels},pod="op-0"}}'
+
+
+def refused(reason: str) -> str:
+    """Return the series of the connections that a gateway of this release refused."""
+    return f'avatar_gateway_connections_ended_total{{{HERE},pod="gw-0",reason="{reason}"}}'
+
+
+def asked(outcome: str) -> str:
+    """Return the series of the requests of a pod to a chat endpoint."""
+    return f'avatar_runtime_upstream_requests_total{{{POD},leg="chat",outcome="{outcome}"}}'
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """Series, a sample a minute, and whether an alert fires on them after half an hour."""
@@ -174,6 +190,99 @@ CASES: Final[Mapping[str, Case]] = {
         "AvatarReconcilesFail", {FAILED: "0+15x30"}, RELEASE, value="250m"
     ),
     "a-failure-a-minute": Case("AvatarReconcilesFail", {FAILED: "0+1x30"}),
+    "a-spec-that-is-wrong": Case(
+        "AvatarServiceStalled",
+        {problem("Stalled", "InvalidSpec"): "1x30"},
+        {**DESK, "reason": "InvalidSpec"},
+    ),
+    "wrong-for-two-minutes": Case(
+        "AvatarServiceStalled", {problem("Stalled", "InvalidSpec"): "_x28 1x1"}
+    ),
+    "a-lost-node": Case(
+        "AvatarServiceDegraded",
+        {problem("Degraded", "NodeLost"): "1x30"},
+        {**DESK, "reason": "NodeLost"},
+    ),
+    "degraded-and-mended": Case(
+        "AvatarServiceDegraded", {problem("Degraded", "NodeLost"): "1x20 stale"}
+    ),
+    "no-gpu-is-free": Case(
+        "AvatarGpusMissing",
+        {problem("GPUAvailable", "NoFreeGPU"): "1x30"},
+        {**DESK, "reason": "NoFreeGPU"},
+    ),
+    "another-condition": Case("AvatarGpusMissing", {problem("StateFresh", "StateMissing"): "1x30"}),
+    "two-sessions-lost-with-a-pod": Case(
+        "AvatarSessionsLost",
+        {f'avatar_gateway_recoveries_total{{{HERE},pod="gw-0",result="lost"}}': "0x25 2x5"},
+        RELEASE,
+        critical=True,
+        value="2",
+    ),
+    "all-sessions-recovered": Case(
+        "AvatarSessionsLost",
+        {f'avatar_gateway_recoveries_total{{{HERE},pod="gw-0",result="recovered"}}': "0x25 9x5"},
+    ),
+    "a-flood-from-one-address": Case(
+        "AvatarCallersRefused",
+        {refused("address_limit"): "0+120x30"},
+        {**RELEASE, "reason": "address_limit"},
+        value="2",
+    ),
+    "clients-that-never-ask": Case("AvatarCallersRefused", {refused("deadline"): "0+600x30"}),
+    "a-pod-with-wrong-states": Case(
+        "AvatarPodStatesInvalid",
+        {f'avatar_gateway_state_faults_total{{{HERE},pod="gw-0"}}': "0+6x30"},
+        RELEASE,
+        value="100m",
+    ),
+    "one-wrong-state-long-ago": Case(
+        "AvatarPodStatesInvalid",
+        {f'avatar_gateway_state_faults_total{{{HERE},pod="gw-0"}}': "0x5 1x25"},
+    ),
+    "a-gpu-that-fails": Case(
+        "AvatarBatchesFail",
+        {f"avatar_runtime_batch_failures_total{{{POD}}}": "0+6x30"},
+        {**DESK, "pod": "desk-0"},
+        value="100m",
+    ),
+    "no-batch-fails": Case(
+        "AvatarBatchesFail", {f"avatar_runtime_batch_failures_total{{{POD}}}": "3x30"}
+    ),
+    "one-of-two-pods-cannot-read-an-avatar": Case(
+        "AvatarAvatarsFaulty",
+        {
+            f"avatar_runtime_avatars_faulty{{{POD}}}": "1x30",
+            f"avatar_runtime_avatars_faulty{{{OTHER}}}": "0x30",
+        },
+        DESK,
+        value="1",
+    ),
+    "all-avatars-are-read": Case(
+        "AvatarAvatarsFaulty", {f"avatar_runtime_avatars_faulty{{{POD}}}": "0x30"}
+    ),
+    "three-of-four-requests-fail": Case(
+        "AvatarUpstreamFails",
+        {asked("failed"): "0+45x30", asked("completed"): "0+15x30", asked("cancelled"): "0+90x30"},
+        {**DESK, "leg": "chat"},
+        value="75%",
+    ),
+    "one-of-four-requests-fails": Case(
+        "AvatarUpstreamFails", {asked("failed"): "0+15x30", asked("completed"): "0+45x30"}
+    ),
+    "two-installations": Case(
+        "AvatarServicesManagedElsewhere",
+        {f'avatar_operator_services_managed_elsewhere{{{HERE},pod="op-0"}}': "2x30"},
+        RELEASE,
+        value="2",
+    ),
+    "one-installation": Case(
+        "AvatarServicesManagedElsewhere",
+        {
+            f'avatar_operator_services_managed_elsewhere{{{HERE},pod="op-0"}}': "0x30",
+            f'avatar_operator_services_managed_elsewhere{{{ELSEWHERE},pod="op-0"}}': "4x30",
+        },
+    ),
 }
 
 

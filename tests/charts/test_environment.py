@@ -163,7 +163,7 @@ def test_no_pod_has_a_fixed_user_on_openshift(helm: Any, values: dict[str, Any])
     )
     assert "runAsUser" not in rendered.replace('\\"', '"')
     assert "fsGroup" not in rendered
-    assert rendered.count('"runAsNonRoot": true') == 4
+    assert rendered.count('"runAsNonRoot": true') == 5
 
 
 @pytest.mark.slow

@@ -30,6 +30,18 @@ FRAMES_PER_S = {
     "v100-32gb": 45,
     "h100-nvl": 366,
     "b200": 985,
+    "a100-2g.10gb": 40,
+    "a100-3g.20gb": 60,
+    "a100-4g.20gb": 80,
+    "a100-7g.40gb": 141,
+    "a100-2g.20gb": 40,
+    "a100-3g.40gb": 60,
+    "a100-4g.40gb": 80,
+    "a100-7g.80gb": 141,
+    "h100-2g.20gb": 104,
+    "h100-3g.40gb": 196,
+    "h100-4g.40gb": 209,
+    "h100-7g.80gb": 433,
 }
 # batch: (ms, reserved MB) of a 3090-class card, compiled fp16 with sd-vae, as published.
 LADDER = {
@@ -93,9 +105,35 @@ def test_memory_range_holds_the_class_and_no_neighbour(gpu_class: str) -> None:
         "v100-32gb": (32768, 32510),
         "h100-nvl": (95830,),
         "b200": (183359,),
+        "a100-2g.10gb": (9984, 9856),
+        "a100-3g.20gb": (19968, 20096),
+        "a100-4g.20gb": (19968, 20096),
+        "a100-7g.40gb": (40192, 40320),
+        "a100-2g.20gb": (19968,),
+        "a100-3g.40gb": (40192,),
+        "a100-4g.40gb": (40192,),
+        "a100-7g.80gb": (80640, 81152),
+        "h100-2g.20gb": (20096, 20480),
+        "h100-3g.40gb": (40448,),
+        "h100-4g.40gb": (40448,),
+        "h100-7g.80gb": (81152,),
     }
     boards = {(15360, "t4"), (32607, "rtx-5090"), (32607, "v100-32gb"), (95830, "h100-nvl")}
     boards |= {(97887, "rtx-pro-6000"), (183359, "b200")}
     others = [mib for mib in (15360, 32607, 95830, 97887, 183359) if (mib, gpu_class) not in boards]
     assert all(bounds["min"] <= mib <= bounds["max"] for mib in known[gpu_class])
     assert not any(bounds["min"] <= mib <= bounds["max"] for mib in others)
+
+
+SLICES = {"a100": {2: 28, 3: 42, 4: 56, 7: 98}, "h100": {2: 32, 3: 60, 4: 64, 7: 132}}
+CARDS = {"a100": (156, 108), "h100": (433, 132)}
+
+
+@pytest.mark.parametrize("gpu_class", [name for name in SHIPPED if "g." in name])
+def test_a_slice_has_its_share_of_the_multiprocessors(gpu_class: str) -> None:
+    card, _, profile = gpu_class.partition("-")
+    rate, multiprocessors = CARDS[card]
+    share = SLICES[card][int(profile[0])] / multiprocessors
+    assert FRAMES_PER_S[gpu_class] == int(rate * share + 1e-9)
+    for pattern in SHIPPED[gpu_class]["match"]["products"]:
+        assert pattern.endswith(f"-MIG-{profile}")

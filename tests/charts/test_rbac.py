@@ -38,9 +38,13 @@ OPERATOR = {
             "avatar.musetalk.io/avatarservices",
             "avatar.musetalk.io/avatars",
             "batch/jobs",
+            "resource.k8s.io/resourceslices",
+            "resource.k8s.io/resourceclaims",
+            "resource.k8s.io/deviceclasses",
         )
         for verb in ("list", "watch")
     ),
+    *(("*", "resource.k8s.io/resourceclaimtemplates", verb) for verb in ("get", "create", "patch")),
     ("*", "avatar.musetalk.io/avatarservices/status", "patch"),
     ("*", "avatar.musetalk.io/gpuprofiles/status", "patch"),
     ("*", "avatar.musetalk.io/avatartenants/status", "patch"),
@@ -68,6 +72,7 @@ OPERATOR = {
     ("avatars", "/secrets[demo-avatar-operator-gateway-key]", "patch"),
 }
 CRDS = "apiextensions.k8s.io/customresourcedefinitions"
+NO_NOTICE = {"cleanup": {"notice": False}}
 HOOK = {
     ("*", CRDS, "list"),
     ("*", CRDS, "create"),
@@ -174,7 +179,15 @@ def test_named_namespaces_bound_every_write(helm: Any) -> None:
     }  # they have no namespace
     assert {g[0] for g in grants(objects, "gateway")} == {"*", "acme", "globex"}
     assert ("acme", "/pods", "create") in grants(objects, "operator")
-    assert {g[0] for g in grants(objects, "operator")} == {"*", "acme", "globex", "avatars"}
+    assert {g[0] for g in grants(objects, "operator")} == {
+        "*", "acme", "globex", "avatars", "default",
+    }  # fmt: skip
+    # The API server accepts Events about AvatarTenants only there.
+    events = {("default", "/events", "create")}
+    assert {g for g in grants(objects, "operator") if g[0] == "default"} == events
+    objects = helm.template({"operator": {"watchNamespaces": ["default"]}})
+    names = [item["metadata"]["name"] for item in objects if item["kind"] == "Role"]
+    assert not [name for name in names if name.endswith("-events")]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +231,7 @@ def test_rights_go_to_the_components_and_the_hook_only(defaults: list[Manifest])
         ("ServiceAccount", "avatars", "demo-avatar-operator-operator"),
         ("ServiceAccount", "avatars", "demo-avatar-operator-gateway"),
         ("ServiceAccount", "avatars", "demo-avatar-operator-crds"),
+        ("ServiceAccount", "avatars", "demo-avatar-operator-cleanup"),
     }
 
 
@@ -240,14 +254,46 @@ def test_hook_may_upgrade_our_crds_and_goes_with_all_its_rights(defaults: list[M
 
 
 def test_crds_may_be_kept_by_other_means(helm: Any) -> None:
-    objects = helm.template({"crds": {"upgrade": False}})
+    objects = helm.template({"crds": {"upgrade": False}, **NO_NOTICE})
     assert [o for o in objects if o["kind"] == "Job"] == []
     assert grants(objects, "crds") == set()
 
 
 def test_values_of_a_release_before_the_hook_still_render_it(helm: Any) -> None:
-    objects = helm.template({"crds": None})  # as --reuse-values gives them
+    objects = helm.template({"crds": None, **NO_NOTICE})  # as --reuse-values gives them
     assert [o["kind"] for o in objects if o["kind"] == "Job"] == ["Job"]
+
+
+def test_the_notice_may_only_list_and_the_cleanup_may_delete(helm: Any) -> None:
+    group = "avatar.musetalk.io"
+    listed = {("*", f"{group}/avatarservices", "list"), ("*", f"{group}/avatars", "list")}
+    listed |= {("*", "/pods", "list")}
+    assert grants(helm.template(), "cleanup") == listed
+    assert grants(helm.template(NO_NOTICE), "cleanup") == set()
+    values = {
+        "cleanup": {"enabled": True},
+        "crds": {"keep": False},
+        "operator": {"watchNamespaces": ["acme"]},
+    }
+    objects = helm.template(values)
+    crds = {(where, what, verb) for where, what, verb in grants(objects, "cleanup") if where == "*"}
+    assert crds == {("*", what, "delete") for _, what, v in HOOK if v == "patch"}
+    assert grants(objects, "cleanup") - crds == {
+        *(
+            ("acme", f"{group}/{kind}", verb)
+            for kind in ("avatarservices", "avatars")
+            for verb in ("list", "delete")
+        ),
+        ("acme", "/pods", "list"),
+    }
+    hooks = {
+        o["metadata"]["annotations"]["helm.sh/hook"]: o["spec"]["template"]["spec"]["containers"][0]
+        for o in objects
+        if o["kind"] == "Job"
+        and "cleanup" in o["metadata"]["labels"]["app.kubernetes.io/component"]
+    }
+    assert hooks["pre-delete"]["args"] == ["--cleanup", "--deadline-s=240"]
+    assert hooks["post-delete"]["command"] == ["avatar-operator", "remove-crds"]
 
 
 ROLES = ("view", "edit", "admin")

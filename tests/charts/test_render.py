@@ -159,7 +159,7 @@ def test_lint_finds_nothing(helm: Any) -> None:
 @pytest.mark.slow
 def test_pods_obey_the_restricted_standard(defaults: list[Manifest]) -> None:
     pods = [template["spec"] for template in pod_templates(defaults)]
-    assert len(pods) == 4
+    assert len(pods) == 5
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0

@@ -49,3 +49,34 @@ def test_sessions_that_are_no_list_or_too_many_are_refused(sessions: object) -> 
 def test_a_session_that_is_no_object_is_refused() -> None:
     fault = usage.parse_usage({"sessions": [GOOD, []]})
     assert fault == StateFault("sessions[1]", "list", "an object")
+
+
+def test_connections_that_have_ended_are_read_and_older_pods_report_none() -> None:
+    connections = [{"account": "gAAAA_-=", "connected_ms": 1500}]
+    assert usage.parse_connections({"sessions": [], "connections": connections}) == [
+        usage.ConnectionUsage("gAAAA_-=", 1500)
+    ]
+    assert usage.parse_connections({"sessions": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "connections"),
+    [
+        ("connections", None),
+        ("connections", {}),
+        ("connections", [{"account": "a", "connected_ms": 1}] * 101),
+        ("connections[0]", ["a"]),
+        ("connections[0].account", [{"connected_ms": 1}]),
+        ("connections[0].account", [{"account": "", "connected_ms": 1}]),
+        ("connections[0].account", [{"account": "a b", "connected_ms": 1}]),
+        ("connections[0].account", [{"account": "a" * 1025, "connected_ms": 1}]),
+        ("connections[0].connected_ms", [{"account": "a", "connected_ms": -1}]),
+        ("connections[0].connected_ms", [{"account": "a", "connected_ms": 1.5}]),
+        ("connections[0].connected_ms", [{"account": "a", "connected_ms": True}]),
+    ],
+    ids=range(11),
+)
+def test_a_wrong_connection_is_named(key: str, connections: object) -> None:
+    fault = usage.parse_connections({"sessions": [], "connections": connections})
+    assert isinstance(fault, StateFault)
+    assert fault.key == key

@@ -12,7 +12,7 @@ import pytest
 
 from avatar_operator.cli import replay
 from localcluster import waiting
-from localcluster.release import SYSTEM, all_served, condition, processes_with
+from localcluster.release import CORE, SYSTEM, all_served, condition, processes_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,8 +146,8 @@ async def test_a_service_starts_on_the_reserve_of_another_one_and_outlives_it(sp
     await all_served(load, 1)
 
     async def holders() -> str:
-        owners = "jsonpath={.metadata.ownerReferences[*].name}"
-        return await space.kubectl("get", "secret", "first-control", "-o", owners)
+        secret = await space.read(CORE, "secrets/first-control")
+        return " ".join(each["name"] for each in secret["metadata"].get("ownerReferences", ()))
 
     # A container that starts anew reads the Secret of the service that its pod was made for.
     await waiting.until(holders, lambda names: names == warm, "only the pod holds the Secret", 60)

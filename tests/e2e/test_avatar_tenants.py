@@ -13,7 +13,7 @@ import yaml
 
 from localcluster import errors, waiting
 from localcluster import studio as studios
-from localcluster.release import condition
+from localcluster.release import CORE, GROUP, condition
 from localcluster.studio import CONSENT, FACES, PREPARE_S, photo, serving
 
 if TYPE_CHECKING:
@@ -168,8 +168,7 @@ async def test_a_folder_of_a_node_needs_the_administrator(studio: Studio) -> Non
 
 
 async def jobs(studio: Studio) -> list[dict[str, Any]]:
-    found = await studio.space.kubectl("get", "jobs", "-o", "json")
-    return list(json.loads(found)["items"])
+    return list((await studio.space.read("/apis/batch/v1", "jobs"))["items"])
 
 
 async def test_a_hundred_avatars_that_find_no_node_have_few_jobs(studio: Studio) -> None:
@@ -177,10 +176,10 @@ async def test_a_hundred_avatars_that_find_no_node_have_few_jobs(studio: Studio)
     manifests = [avatar(f"eve-{i}", source=source, preparation=CPU) for i in range(100)]
     await studio.space.kubectl_apply("---\n".join(manifests))
     await waiting.until(
-        lambda: studio.space.kubectl("get", "avatars", "-o", "json"),
-        lambda text: all(
+        lambda: studio.space.read(GROUP, "avatars"),
+        lambda found: all(
             each.get("status", {}).get("phase") in ("Waiting", "Scheduling")
-            for each in json.loads(text)["items"]
+            for each in found["items"]
         ),
         "all avatars are planned",
     )
@@ -213,8 +212,8 @@ async def test_an_avatar_that_is_replaced_while_its_job_runs(studio: Studio) -> 
 
     async def writers() -> int:
         selector = "avatar.musetalk.io/avatar=eve"
-        found = await space.kubectl("get", "pods", "-l", selector, "-o", "json")
-        phases = [pod["status"].get("phase") for pod in json.loads(found)["items"]]
+        found = await space.read(CORE, "pods", selector)
+        phases = [pod["status"].get("phase") for pod in found["items"]]
         return sum(phase in ("Pending", "Running") for phase in phases)
 
     async def watch() -> None:

@@ -202,3 +202,34 @@ async def led_by_another(space: Space, leader: str) -> None:
     await space.kubectl("scale", "avs/calm", "--replicas=3")
     await space.ready("calm", pods=3)
     assert before < await uids(space, "calm")
+
+
+async def test_node_that_karpenter_disrupts_is_left_without_a_cut(space: Space) -> None:
+    load = await start(space, "disrupted")
+    before = await space.pods("disrupted")
+    node = before[0]["spec"]["nodeName"]
+    old = {pod["metadata"]["uid"] for pod in before if pod["spec"]["nodeName"] == node}
+    taint = "karpenter.sh/disrupted"
+    await space.cluster.kubectl("taint", "node", node, f"{taint}:NoSchedule")
+    try:
+        await waiting.until(
+            lambda: uids(space, "disrupted"),
+            lambda seen: len(seen) > len(before),
+            "a pod on another node comes first",
+        )
+        await all_served(load, SESSIONS)
+        await space.ready("disrupted", pods=2)
+        pods = await space.pods("disrupted")
+        assert not old & {pod["metadata"]["uid"] for pod in pods}
+        assert node not in {pod["spec"]["nodeName"] for pod in pods}
+        await waiting.until(
+            lambda: space.pods("disrupted"),
+            lambda found: (
+                not any(
+                    "karpenter.sh/do-not-disrupt" in pod["metadata"]["annotations"] for pod in found
+                )
+            ),
+            "nobody talks any more: Karpenter may disrupt these nodes, too",
+        )
+    finally:
+        await space.cluster.kubectl("taint", "node", node, f"{taint}-")

@@ -8,26 +8,18 @@ packages that the client depends on come from the environment of the tests, not 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import importlib.metadata
 import json
-import os
 import re
-import shlex
-import shutil
 import socket
-import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import pytest_asyncio
 
-from localcluster import paths, waiting
+from localcluster import paths, readme, waiting
 from localcluster.controlplane.cluster import running
+from localcluster.readme import FIRST_SESSION_PORT, OPERATIONS, README, Reader, commands, section
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,9 +29,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 SYSTEM: Final = "avatar-system"
-STEP_S: Final = 240
-FIRST_SESSION_PORT: Final = 8080
-"""The local port of README's port-forward."""
 
 KUBECTL: Final = """#!{python}
 import os, subprocess, sys
@@ -48,16 +37,6 @@ words = sys.argv[1:]
 if "port-forward" not in words:
     os.execv({kubectl!r}, [{kubectl!r}, *words])
 os.execv(sys.executable, [sys.executable, {relay!r}, *words])
-"""
-
-PYTHON3: Final = """#!/bin/sh
-# Adds the packages of the tests' environment to a new environment, so that pip needs no network.
-{python} "$@" || exit
-if [ "$1 $2" = "-m venv" ]; then
-  for folder in "$3"/lib/python3*/site-packages; do
-    echo {packages} > "$folder/dependencies.pth"
-  done
-fi
 """
 
 RELAY: Final = '''
@@ -122,124 +101,31 @@ asyncio.run(main())
 '''
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Someone who follows README in a copy of the repository, in one shell after the other."""
-
-    cluster: ControlPlane
-    folder: Path
-    environment: dict[str, str]
-
-    async def follow(self, commands: str) -> str:
-        """Run commands in one shell that ends at the first failure; return what they print."""
-        script = f"set -eu\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n{commands}"
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", script),
-            cwd=self.folder,
-            env=self.environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(STEP_S):
-                output, _ = await process.communicate()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        assert process.returncode == 0, f"{output.decode()}\n--- of\n{commands}"
-        return output.decode()
-
-
-def section(text: str, title: str) -> str:
-    """Return a section of a page without its sub-sections."""
-    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#+ |\Z)", _masked(text), re.M | re.S)
-    assert found, title
-    return text[found.start(2) : found.end(2)]
-
-
-def commands(text: str) -> str:
-    """Return the commands of the code blocks of a text."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
-    assert blocks
-    return "".join(blocks)
-
-
-def _masked(text: str) -> str:
-    """Hide the headings that are comments of commands; every offset stays."""
-    return re.sub(
-        r"^```.*?^```$", lambda block: block[0].replace("#", "."), text, flags=re.M | re.S
-    )
-
-
-README: Final = (paths.REPOSITORY / "README.md").read_text()
-OPERATIONS: Final = (paths.REPOSITORY / "docs" / "operations.md").read_text()
-
-
-def client_dependencies() -> list[str]:
-    """Return the packages that the extras of README's `pip install` require, by name."""
-    (extras,) = re.findall(r"pip install '\.\[([\w,]+)\]'", commands(README))
-    wanted = importlib.metadata.requires("avatar-service") or []
-    names = []
-    for line in wanted:
-        name, _, marker = line.partition(";")
-        if not marker or any(
-            f'"{extra}"' in marker.replace("'", '"') for extra in extras.split(",")
-        ):
-            names.append(re.split(r"[<>=!~\[ ]", name)[0])
-    return names
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def reader(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Reader]:
     folder = tmp_path_factory.mktemp("readme")
     tools = folder / "tools"
     tools.mkdir()
     copy = folder / "avatar-service"
-    _copy_repository(copy)
+    readme.copy_repository(copy)
     async with running(folder / "cluster", nodes=paths.SIMULATED_NODES) as cluster:
         kubectl = str(cluster.bin_dir / "kubectl")
         relay = tools / "relay.py"
         relay.write_text(RELAY.format(kubectl=kubectl))
-        _write_tool(
+        readme.write_tool(
             tools / "kubectl",
             KUBECTL.format(python=sys.executable, kubectl=kubectl, relay=str(relay)),
         )
-        packages = shlex.quote(str(Path(pytest.__file__).parents[1]))
-        python = shlex.quote(sys.executable)
-        _write_tool(tools / "python3", PYTHON3.format(python=python, packages=packages))
-        inherited = cluster.environment()
-        kept = {k: v for k, v in inherited.items() if k not in ("PYTHONPATH", "AVATAR_API_KEY")}
-        path = f"{tools}{os.pathsep}{inherited['PATH']}"
-        # For pip, 0 is the value of this variable that turns the isolation of builds off.
-        without_network = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
-        environment = {**kept, **without_network, "PATH": path, "HOME": str(folder)}
+        environment = readme.environment(cluster, tools, folder)
         yield Reader(cluster, copy, environment)
-
-
-def _copy_repository(to: Path) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=paths.REPOSITORY, check=True, capture_output=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.decode().split("\0")):
-        source = paths.REPOSITORY / name
-        if source.is_file() and not name.startswith("tests/"):
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, to / name)
-
-
-def _write_tool(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o755)
 
 
 async def test_commands_of_readme_lead_to_a_talking_avatar(reader: Reader) -> None:
     with socket.socket() as probe:  # README's port cannot be another one
         if probe.connect_ex(("127.0.0.1", FIRST_SESSION_PORT)) == 0:
             pytest.fail(f"port {FIRST_SESSION_PORT} of this machine, which README names, is used")
-    missing = [name for name in client_dependencies() if not _is_installed(name)]
-    assert missing == []  # else the shortened installation below would prove nothing
+    # Else the shortened installation below would prove nothing.
+    assert readme.missing_dependencies() == []
     output = await reader.follow(commands(section(README, "On a real cluster")))
     assert re.search(r"^concierge +1 +1 .*Serving", output, re.M), output
     assert (reader.folder / "talking.mp4").stat().st_size > 10_000
@@ -247,13 +133,6 @@ async def test_commands_of_readme_lead_to_a_talking_avatar(reader: Reader) -> No
     assert talked["ok"], talked
     assert talked["frames"] > 25
     assert "rtx-4090-a" in output  # from `avatar-operator plan`
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return False
 
 
 async def test_helm_uninstall_leaves_what_the_documentation_lists(reader: Reader) -> None:

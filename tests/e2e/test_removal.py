@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from localcluster import paths, waiting
 from localcluster.controlplane.cluster import running
-from localcluster.release import SYSTEM, Release, Space, all_served
+from localcluster.release import CORE, SYSTEM, Release, Space, all_served
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -26,14 +26,17 @@ ONE_POD: Final[dict[str, Any]] = {"replicas": 1, "placement": {"gpuClasses": ["h
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def own(tmp_path: Path) -> AsyncIterator[Space]:
-    """Give a cluster that may be ruined, with a release and a namespace."""
+async def own(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Space]:
+    """Give a cluster that may be ruined, with a release and a namespace.
+
+    A parameter has further arguments of `helm install`.
+    """
     async with running(tmp_path, nodes=paths.SIMULATED_NODES) as cluster:
         await cluster.helm(
             "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
             "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
             "--set", "gateway.replicas=1", "--set", "gateway.drainDelaySeconds=0",
-            "--wait", "--timeout", "120s",
+            "--wait", "--timeout", "120s", *getattr(request, "param", ()),
         )  # fmt: skip
         address = await cluster.kubectl(
             "get", "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=gateway",
@@ -55,11 +58,23 @@ async def live_sessions(space: Space) -> Process:
         f"{SESSIONS} sessions",
     )
     await waiting.until(
-        lambda: space.kubectl("get", "pods", "-l", "avatar.musetalk.io/live=true", "-o", "name"),
-        bool,
+        lambda: space.read(CORE, "pods", "avatar.musetalk.io/live=true"),
+        lambda pods: bool(pods["items"]),
         "the pod is marked",
     )
     return load
+
+
+async def uninstall(space: Space) -> str:
+    """Uninstall the release; return what helm prints, with the log of the Job on stderr."""
+    helm = await asyncio.create_subprocess_exec(
+        space.cluster.bin_dir / "helm", "uninstall", "avatar", "--namespace", SYSTEM,
+        env=space.cluster.environment(),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    printed, _ = await helm.communicate()
+    assert helm.returncode == 0, printed.decode()
+    return printed.decode()
 
 
 async def no_pods(space: Space) -> None:
@@ -97,7 +112,9 @@ async def test_deleted_kind_takes_its_pods_after_their_sessions(own: Space) -> N
 
 async def test_uninstalled_release_leaves_sessions_alone_and_nothing_stuck(own: Space) -> None:
     load = await live_sessions(own)
-    await own.cluster.helm("uninstall", "avatar", "--namespace", SYSTEM)
+    said = await uninstall(own)
+    assert f"AvatarService {own.name}/here: 1 pods, {SESSIONS} sessions" in said
+    assert "the pods keep their GPUs" in said
     assert "No resources" not in await own.kubectl("get", "pods")
     await all_served(load, SESSIONS)
     await own.cluster.kubectl("delete", "namespace", own.name, SYSTEM, "--timeout=90s")
@@ -106,3 +123,20 @@ async def test_uninstalled_release_leaves_sessions_alone_and_nothing_stuck(own: 
         "avatartenants.avatar.musetalk.io",
         "--timeout=30s",
     )  # fmt: skip
+
+
+CLEANUP: Final = ("--set", "cleanup.enabled=true", "--set", "crds.keep=false")
+
+
+@pytest.mark.parametrize("own", [CLEANUP], indirect=True, ids=["cleanup"])
+async def test_a_cleanup_waits_for_live_sessions_and_leaves_nothing(own: Space) -> None:
+    load = await live_sessions(own)
+    said = await uninstall(own)
+    await all_served(load, SESSIONS)
+    assert f"AvatarService {own.name}/here: 1 pods, {SESSIONS} sessions: deleted" in said
+    assert "all AvatarServices and Avatars and their pods are gone" in said
+    await no_pods(own)
+    assert "musetalk" not in await own.cluster.kubectl("get", "crd", "-o", "name")
+    left = await own.cluster.kubectl("get", "clusterroles,jobs", "-A", "-o", "name")
+    assert "avatar-operator" not in left
+    await own.cluster.kubectl("delete", "namespace", own.name, SYSTEM, "--timeout=90s")

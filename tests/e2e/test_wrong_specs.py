@@ -50,6 +50,12 @@ class Wrong:
     rule: str
 
 
+ONE_SOURCE = (
+    "exactly one of persistentVolumeClaim, hostPath, image, imageVolume and download must be set"
+)
+DOWNLOAD = {"url": "https://models.example.com/v15/manifest.json", "sha256": "a" * 64}
+
+
 def source(**kind: object) -> Spec:
     return {"model": {"source": kind}}
 
@@ -242,17 +248,57 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "no-source": Wrong(
         source(),
         "spec.model.source",
-        "exactly one of persistentVolumeClaim, hostPath and image must be set",
+        ONE_SOURCE,
     ),
     "two-sources": Wrong(
         source(image={"path": "/m"}, hostPath={"path": "/m"}),
         "spec.model.source",
-        "exactly one of persistentVolumeClaim, hostPath and image must be set",
+        ONE_SOURCE,
     ),
     "two-avatar-sources": Wrong(
         {"avatarSource": {"image": {"path": "/a"}, "hostPath": {"path": "/a"}}},
         "spec.avatarSource",
-        "exactly one of persistentVolumeClaim, hostPath and image must be set",
+        ONE_SOURCE,
+    ),
+    "download-beside-a-claim": Wrong(
+        source(persistentVolumeClaim={"claimName": "c"}, download=DOWNLOAD),
+        "spec.model.source",
+        ONE_SOURCE,
+    ),
+    "download-without-a-hash": Wrong(
+        source(download={"url": DOWNLOAD["url"]}),
+        "spec.model.source.download.sha256",
+        "Required value",
+    ),
+    "download-with-a-query": Wrong(
+        source(download={**DOWNLOAD, "url": "https://h/manifest.json?key=1"}),
+        "spec.model.source.download.url",
+        "without a user, a query and a fragment",
+    ),
+    "download-by-ftp": Wrong(
+        {"avatarSource": {"download": {**DOWNLOAD, "url": "ftp://h/manifest.json"}}},
+        "spec.avatarSource.download.url",
+        "url must be an http or https URL of a manifest",
+    ),
+    "download-with-a-wrong-hash": Wrong(
+        source(download={**DOWNLOAD, "sha256": "A" * 64}),
+        "spec.model.source.download.sha256",
+        "sha256 must be 64 lowercase hexadecimal digits",
+    ),
+    "image-volume-without-reference": Wrong(
+        source(imageVolume={"path": "m"}),
+        "spec.model.source.imageVolume.reference",
+        "Required value",
+    ),
+    "image-volume-out-of-the-image": Wrong(
+        source(imageVolume={"reference": "r", "path": "../etc"}),
+        "spec.model.source.imageVolume.path",
+        "path must not contain '..', because it must stay inside the volume",
+    ),
+    "cache-in-a-template": Wrong(
+        {"template": {"volumeMounts": [{"name": "model-cache", "mountPath": "/c"}]}},
+        "spec.template.volumeMounts[0].name",
+        "the volume model-cache is shared with other services",
     ),
     "claim-without-name": Wrong(
         source(persistentVolumeClaim={"path": "models"}),
@@ -491,7 +537,7 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "volume-of-the-operator": Wrong(
         template(volumes=[{"name": "models", "emptyDir": {}}]),
         "spec.template.volumes[0].name",
-        "the volume names models, avatars, tmp, avatar-tokens and avatar-upstream-keys are",
+        "tmp, avatar-tokens, avatar-upstream-keys and model-cache are reserved for the operator",
     ),
     "mount-of-the-operator": Wrong(
         template(volumeMounts=[{"name": "x", "mountPath": "/models"}]),

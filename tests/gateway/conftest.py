@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from avatar_gateway.core.connections import IPNetwork
+    from avatar_gateway.serving.silent_pods import SilentPods
     from avatar_gateway.shared.metering import Meter
 
 KEY = "a-key-of-some-length"
@@ -372,6 +373,8 @@ class Setup:
     """The gateway keys; a test may change them."""
     tenants: TenantRegistry
     key_sets: KeySets
+    leases: Leases
+    silent_pods: SilentPods
     synced: bool = True
     port: int = 0
     admin_port: int = 0
@@ -470,7 +473,9 @@ async def serving_gateway(
         leases = leases or Leases(MemoryState(time.monotonic), "alone", time.monotonic)
         tenants = TenantRegistry("keys")
         key_sets, audit_log = KeySets(tenants), AuditLog()
-        setup = Setup(registry, sessions, metrics, stack, keys, tenants, key_sets)
+        setup = Setup(
+            registry, sessions, metrics, stack, keys, tenants, key_sets, leases, placer.silent_pods
+        )
         stack.push_async_callback(key_sets.close)
         app = Gateway(
             Authenticator(

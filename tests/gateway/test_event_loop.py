@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING
 
 from avatar_gateway import event_loop
@@ -27,3 +28,12 @@ def test_without_uvloop_it_runs_on_asyncio(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_the_tests_run_on_the_same_loop() -> None:
     assert type(asyncio.get_running_loop()).__module__ == "uvloop"
+
+
+def test_the_collector_looks_at_all_objects_less_often() -> None:
+    before = gc.get_threshold()
+    try:
+        event_loop.collect_less_often()
+        assert all(new > old for new, old in zip(gc.get_threshold(), before, strict=True))
+    finally:
+        gc.set_threshold(*before)

@@ -51,9 +51,11 @@ async def speak(
         return live
 
 
-async def test_the_sessions_of_a_killed_pod_go_on_on_another_one(
-    tmp_path: Path, fake: Any, start_gateway: Callable[..., Any]
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+async def test_the_sessions_of_a_lost_pod_go_on_on_another_one(
+    tmp_path: Path, fake: Any, start_gateway: Callable[..., Any], how: signal.Signals
 ) -> None:
+    """A pod that is stopped is like one on a node that vanishes: no connection is reset."""
     async with AsyncExitStack() as stack:
         runtimes = []
         for name in ("p1", "p2"):
@@ -86,6 +88,7 @@ async def test_the_sessions_of_a_killed_pod_go_on_on_another_one(
             full = next(each for each in runtimes if each.state()["sessions"] == SESSIONS)
             go.set()
             await asyncio.sleep(1.5)  # in the middle of a word
-            os.kill(full.pid, signal.SIGKILL)
+            stack.callback(os.kill, full.pid, signal.SIGKILL)  # a stopped pod does not end
+            os.kill(full.pid, how)
         assert [caller.result().resumed for caller in callers] == [1] * SESSIONS
         assert [caller.result().lost_ms for caller in callers] == [0.0] * SESSIONS

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_gateway.core.model import Pod, State
-from avatar_gateway.core.routing import Shortage
+from avatar_gateway.core.routing import STALE_S, Shortage
 from avatar_gateway.pod_registry import SETTLE_S, Placement, PodRegistry
 
 if TYPE_CHECKING:
@@ -201,3 +201,35 @@ def test_no_pod_is_sent_more_sessions_than_it_has_slots(steps: list[tuple[str, i
         for each in pods:
             sent = sum(placement.pod == each.key for placement in connecting)
             assert len(live[each.key]) + sent <= 2
+
+
+def test_a_pod_that_refused_a_session_gets_no_caller_before_its_next_state() -> None:
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    registry.update_state(POD, _state(at=100))
+    registry.refuse(POD.key, 100.05)
+    assert registry.pods_of(POD.service).order(100.06) is Shortage.NO_CAPACITY
+    registry.update_state(POD, _state(at=100.04))  # it was on its way
+    assert registry.pods_of(POD.service).order(100.06) is Shortage.NO_CAPACITY
+    registry.update_state(POD, _state(at=100.1))
+    assert registry.pods_of(POD.service).order(100.11) == [POD.key]
+
+
+def test_a_slot_that_becomes_free_here_ends_the_refusal() -> None:
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    registry.update_state(POD, _state(at=100))
+    placement = registry.add_placement(POD.key)
+    placement.accepted_at = 100.01
+    registry.refuse(POD.key, 100.05)
+    registry.release(placement, 100.06)
+    assert registry.pods_of(POD.service).order(100.07) == [POD.key]
+
+
+def test_equal_states_keep_a_pod_fresh() -> None:
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    registry.update_state(POD, _state(at=100))
+    registry.update_state(POD, _state(at=100 + STALE_S))
+    assert registry.pods_of(POD.service).order(100 + 2 * STALE_S) == [POD.key]
+    assert registry.pods_of(POD.service).order(101 + 2 * STALE_S) is Shortage.NOT_READY

@@ -107,6 +107,7 @@ def test_a_new_tenant_does_not_take_the_keys_of_an_older_one(registry: TenantReg
     assert registry.report("aaa", 0) == {
         "valid": 0,
         "problem": "Secret acme-keys belongs to the older AvatarTenant acme",
+        "issuers_problem": "",
     }
 
 
@@ -123,6 +124,28 @@ def test_a_wrong_object_disables_its_tenant_only(
     assert "spec.weight" in registry.report("acme", 0)["problem"]
     assert not registry.is_revoked(holder, 0), "a mistake ends no live session"
     assert not registry.permits(holder, SERVICE)
+
+
+def test_a_copy_of_a_secret_takes_no_key_away(registry: TenantRegistry) -> None:
+    for copy in ("acme-copy", "zz-copy"):
+        registry.set_secret(copy, secret(1, 2))
+    registry.remove_secret("acme-keys")
+    registry.set_secret("acme-keys", secret(1, 2))  # now it is the last one that was told
+    found = registry.find_key(key_of(1)[1], 0)
+    assert found is not None
+    assert found[0].name == "acme"
+
+
+@pytest.mark.parametrize("first", ["older", "newer"])
+def test_a_key_in_the_secrets_of_two_tenants_belongs_to_the_older_one(first: str) -> None:
+    registry = TenantRegistry("keys")
+    registry.set_tenant(body("zeta", "older", created="2026-01-01T00:00:00Z"))
+    registry.set_tenant(body("acme", "newer", created="2026-02-01T00:00:00Z"))
+    for name in sorted(("older", "newer"), key=lambda name: name != first):
+        registry.set_secret(name, secret(1))
+    found = registry.find_key(key_of(1)[1], 0)
+    assert found is not None
+    assert found[0].name == "zeta"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +206,17 @@ def test_problems_of_keys_are_reported() -> None:
     assert registry.report("acme", 0)["problem"] == (
         "Secret acme-keys: entry 'abcdefgh23' is not base64; Secret keys/more does not exist"
     )
+
+
+def test_an_issuer_that_is_away_is_no_problem_of_the_keys(registry: TenantRegistry) -> None:
+    issuer = "https://login.example"
+    registry.set_tenant(
+        body("acme", "acme-keys", jwt=[{"issuer": issuer, "audiences": ["avatar"]}])
+    )
+    registry.issuer_problems[issuer] = "the issuer does not answer within 5 s"
+    found = registry.report("acme", 0)
+    assert (found["valid"] > 0, found["problem"]) == (True, "")
+    assert found["issuers_problem"] == f"issuer {issuer}: the issuer does not answer within 5 s"
 
 
 def test_a_thousand_tenants_with_ten_keys_each_are_looked_up_in_one_step() -> None:

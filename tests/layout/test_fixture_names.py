@@ -14,9 +14,12 @@ OWNERS = {
     "cluster": {"conftest.py"},
     "release": {"e2e/conftest.py"},
     "prometheus": {"e2e/conftest.py"},
+    "fleet": {"e2e/conftest.py"},
     "helm": {"charts/conftest.py"},
     "promtool": {"charts/test_alerts.py"},
     "redis_server": {"gateway/conftest.py"},
+    "images": {"cluster/images/test_images.py"},
+    "actionlint": {"layout/test_workflows.py"},
 }
 """The fixtures of `TOOL_FIXTURES` in tests/conftest.py, and the files that define them."""
 

@@ -35,7 +35,7 @@ def test_tracked_files_name_no_registry_and_no_machine_path() -> None:
 
 
 def test_locks_hold_hashes() -> None:
-    for name in ("dev", "operator", "gateway", "runtime", "uv", "go"):
+    for name in ("dev", "operator", "gateway", "runtime", "uv", "go", "build", "sbom"):
         text = (ROOT / "requirements" / f"{name}.txt").read_text()
         pins = re.findall(r"^[a-z0-9].*==", text, re.M)
         assert pins, name

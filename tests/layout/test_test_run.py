@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tests.conftest import LONGEST_FILES, SERIAL_FOLDERS, start_order
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,3 +165,62 @@ def test_takes_longer_than_the_default_deadline(number: int) -> None:
 def test_an_example_that_the_machine_delays_does_not_fail(tmp_path: Path) -> None:
     done = run(tmp_path, SLOW_EXAMPLE)
     assert done.returncode == 0, done.stdout
+
+
+PASSIVE = """
+import os
+import sys
+
+assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+assert "torch" not in sys.modules
+
+def test_nothing_else() -> None:
+    pass
+"""
+
+
+def test_threads_do_not_take_the_processors_while_they_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    done = run(tmp_path, PASSIVE)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_the_longest_files_begin_first() -> None:
+    nodeids = [f"{file}::test" for file in ("tests/charts/test_values.py", *LONGEST_FILES[::-1])]
+    nodeids += [f"{LONGEST_FILES[1]}::test_again[a::b]"]
+    ordered = [nodeid.partition("::")[0] for nodeid in sorted(nodeids, key=start_order)]
+    first, second, *others = LONGEST_FILES
+    assert ordered == [first, second, second, *others, "tests/charts/test_values.py"]
+    for file in LONGEST_FILES:
+        assert (ROOT / file).is_file(), f"{file} of LONGEST_FILES does not exist"
+
+
+def test_the_distribution_keeps_the_order_of_the_files() -> None:
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    distributed = [line for line in lines if "--dist loadfile" in line]
+    assert distributed
+    assert all("--no-loadscope-reorder" in line for line in distributed)
+
+
+def test_make_looks_where_serial_tests_may_be() -> None:
+    (line,) = [x for x in (ROOT / "Makefile").read_text().splitlines() if x.startswith("SERIAL :=")]
+    assert [f"{folder}/" for folder in line.split()[2:]] == list(SERIAL_FOLDERS)
+
+
+MISPLACED = """
+import pytest
+
+@pytest.mark.e2e
+def test_that_make_would_not_find() -> None:
+    pass
+"""
+
+
+def test_a_serial_test_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "tests" / "layout"
+    folder.mkdir(parents=True)
+    done = run(folder, MISPLACED, "--rootdir", str(tmp_path))
+    assert done.returncode != 0
+    assert "is in none of SERIAL_FOLDERS" in done.stdout + done.stderr

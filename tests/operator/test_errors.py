@@ -36,6 +36,11 @@ def test_the_tree_in_the_docstring_is_complete() -> None:
         (errors.Refused("GET /x", 403, "no"), "GET /x: 403 no"),
         (errors.TemporaryError("GET /x", 429, "busy", 2.0), "GET /x: 429 busy"),
         (errors.BrokenStream("the stream ended"), "the stream ended"),
+        (
+            errors.NotRemoved(("Avatar a/b",), 2, 60.0),
+            "1 objects and 2 pods were not gone after 60 s: Avatar a/b; sessions that are live go "
+            "on, run the uninstall again when they have ended",
+        ),
         (errors.RuntimeUnreachable("p", "x"), "pod p did not respond on its admin port: x"),
     ],
     ids=lambda value: type(value).__name__,

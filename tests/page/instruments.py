@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PAGE_MARKS: Final = [
     pytest.mark.e2e,
     pytest.mark.slow,
+    pytest.mark.realtime,  # the page draws at the pace of the sound
     pytest.mark.timeout(300),
     browser.NEEDS_CHROMIUM,
 ]

@@ -16,17 +16,51 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Call with (dict "root" $ "component" "operator"). Omit component for objects that belong to the whole release. */}}
+{{/*
+Labels of an object: (dict "root" $ "component" "operator"). Omit component for objects that belong to the whole
+release. Those of the chart take precedence over the optional labels, and these over commonLabels.
+*/}}
 {{- define "avatar.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-{{ include "avatar.selectorLabels" . }}
+{{- $own := dict
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63)
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" .root.Release.Service
+-}}
+{{- $own = merge $own (include "avatar.selectorLabels" . | fromYaml) -}}
+{{- toYaml (merge $own (.labels | default dict) (.root.Values.commonLabels | default dict)) -}}
+{{- end -}}
+
+{{/*
+Metadata of an object: (dict "root" $ "name" NAME). Optional are namespace, component, and labels and annotations, which
+take precedence over commonLabels and commonAnnotations.
+*/}}
+{{- define "avatar.metadata" -}}
+name: {{ .name }}
+{{- with .namespace }}
+namespace: {{ . }}
+{{- end }}
+labels:
+  {{- include "avatar.labels" . | nindent 2 }}
+{{- with merge dict (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Metadata of the pods of a component: (dict "root" $ "component" "gateway" "values" .Values.gateway). */}}
+{{- define "avatar.podMetadata" -}}
+{{- $values := .values | default dict -}}
+labels:
+  {{- include "avatar.labels" (merge (dict "labels" ($values.podLabels | default dict)) .) | nindent 2 }}
+{{- with merge dict ($values.podAnnotations | default dict) (.root.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- define "avatar.selectorLabels" -}}
 app.kubernetes.io/name: avatar-operator
-app.kubernetes.io/instance: {{ .root.Release.Name | trunc 63 }}
+app.kubernetes.io/instance: {{ .root.Release.Name | trunc 63 | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
@@ -35,7 +69,7 @@ app.kubernetes.io/component: {{ . }}
 {{/* Call with (dict "root" $ "image" .Values.operator.image). */}}
 {{- define "avatar.image" -}}
 {{- $image := .image -}}
-{{- with $image.registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{- with $image.registry | default (.root.Values.global).imageRegistry }}{{ . | trimSuffix "/" }}/{{ end -}}
 {{- $image.repository -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
@@ -74,31 +108,88 @@ With --reuse-values, the values of an earlier release contain operator.logFormat
 {{- printf "%s-gateway-key" (include "avatar.fullname" .) -}}
 {{- end -}}
 
+{{/* The Secret of the certificate of the component that serves TLS: (list $ "gateway") or (list $ "ingress"). */}}
+{{- define "avatar.certificateSecret" -}}
+{{- $root := index . 0 -}}
+{{- $certificate := $root.Values.gateway.certificate | default dict -}}
+{{- if and $certificate.enabled (eq ($certificate.usedBy | default "gateway") (index . 1)) -}}
+{{- $certificate.secretName | default (printf "%s-tls" (include "avatar.fullname" $root)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the certificate of the gateway pods; empty if they serve without encryption. */}}
+{{- define "avatar.gatewayTLSSecret" -}}
+{{- (.Values.gateway.tls).secretName | default (include "avatar.certificateSecret" (list . "gateway")) -}}
+{{- end -}}
+
 {{- define "avatar.lease" -}}
 {{- printf "%s-operator" (include "avatar.fullname" .) -}}
 {{- end -}}
 
-{{/* Scheduling fields of a pod spec, from the values of a component. Call with the values of the component. */}}
-{{- define "avatar.podPlacement" -}}
-{{- with .priorityClassName }}
+{{/*
+Fields of a pod spec, from the values of a component: (dict "root" $ "values" .Values.operator). For pods of a Deployment
+also "component": its replicas prefer different nodes, and a topology spread constraint without a labelSelector selects
+its pods.
+*/}}
+{{- define "avatar.podSettings" -}}
+{{- $component := . -}}
+enableServiceLinks: false
+{{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with .nodeSelector }}
-nodeSelector:
+{{- with .values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- range $field := list "nodeSelector" "tolerations" "dnsConfig" "hostAliases" }}
+{{- with get $component.values $field }}
+{{ $field }}:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .affinity }}
+{{- if .values.affinity }}
 affinity:
-  {{- toYaml . | nindent 2 }}
+  {{- toYaml .values.affinity | nindent 2 }}
+{{- else if .component }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            {{- include "avatar.selectorLabels" . | nindent 12 }}
 {{- end }}
-{{- with .topologySpreadConstraints }}
+{{- if and .component .values.topologySpreadConstraints }}
 topologySpreadConstraints:
+{{- $selector := dict "matchLabels" (include "avatar.selectorLabels" . | fromYaml) }}
+{{- range .values.topologySpreadConstraints }}
+- {{- toYaml (hasKey . "labelSelector" | ternary . (set (deepCopy .) "labelSelector" $selector)) | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- include "avatar.imagePullSecrets" .root }}
+{{- end -}}
+
+{{/* Fields of a container that the values of a component add. Call with the values of the component. */}}
+{{- define "avatar.extraContainer" -}}
+{{- with .extraArgs }}
+args:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The default of Kubernetes with --reuse-values of a release without the value; 0 is a value. */}}
+{{- define "avatar.revisionHistoryLimit" -}}
+{{- if kindIs "invalid" .revisionHistoryLimit }}10{{ else }}{{ int .revisionHistoryLimit }}{{ end -}}
+{{- end -}}
+
+{{/* Whether the pods of a component get the token of their ServiceAccount; true if the value is missing. */}}
+{{- define "avatar.automountToken" -}}
+{{- ne (toString .automountServiceAccountToken) "false" -}}
 {{- end -}}
 
 {{/* 10 also with --reuse-values of a release that did not have the value. */}}
@@ -107,8 +198,17 @@ topologySpreadConstraints:
 {{- if kindIs "invalid" $delay }}10{{ else }}{{ int $delay }}{{ end -}}
 {{- end -}}
 
+{{/* Names of pull secrets, without repetitions, as a JSON list: (list $ .Values.imagePullSecrets). */}}
+{{- define "avatar.pullSecretNames" -}}
+{{- $names := list -}}
+{{- range concat (((index . 0).Values.global).imagePullSecrets | default list) (index . 1 | default list) -}}
+{{- $names = append $names (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .) -}}
+{{- end -}}
+{{- toJson (uniq $names) -}}
+{{- end -}}
+
 {{- define "avatar.imagePullSecrets" -}}
-{{- with .Values.imagePullSecrets }}
+{{- with include "avatar.pullSecretNames" (list . .Values.imagePullSecrets) | fromJsonArray }}
 imagePullSecrets:
 {{- range . }}
 - name: {{ . }}
@@ -248,4 +348,19 @@ the link, where clouds serve credentials. Some network plugins match pods by sel
   - ipBlock: {cidr: "::/0", except: ["fe80::/10", "fd00:ec2::254/128"]}
   - namespaceSelector: {}
   {{- end }}
+{{- end -}}
+
+{{/* The volume source of the model cache as JSON: the kind that is set besides emptyDir, which is the default. */}}
+{{- define "avatar.modelCacheVolume" -}}
+{{- $volume := (.Values.modelCache | default dict).volume | default dict -}}
+{{- if and $volume.hostPath $volume.persistentVolumeClaim -}}
+{{- fail "modelCache.volume has both hostPath and persistentVolumeClaim; set one of them to null" -}}
+{{- end -}}
+{{- if $volume.hostPath -}}
+{{- dict "hostPath" $volume.hostPath | toJson -}}
+{{- else if $volume.persistentVolumeClaim -}}
+{{- dict "persistentVolumeClaim" $volume.persistentVolumeClaim | toJson -}}
+{{- else -}}
+{{- dict "emptyDir" ($volume.emptyDir | default dict) | toJson -}}
+{{- end -}}
 {{- end -}}

@@ -12,9 +12,11 @@ from avatar_contracts import packaged_files
 from avatar_operator import names
 from avatar_operator.core import text
 from avatar_operator.core.autoscaling import inputs
+from avatar_operator.core.cache.device_index import DeviceIndex
 from avatar_operator.core.cache.tenant_index import TenantIndex
 from avatar_operator.core.gpus.batch_size import NoBatch
 from avatar_operator.core.planning import planner, quotas
+from avatar_operator.core.resources.devices import parse_claim, parse_device_class, parse_slice
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node, parse_node
 from avatar_operator.core.resources.pod import RuntimePod, parse_runtime_pod, parse_use
@@ -74,9 +76,10 @@ def plan(files: Files, now: float) -> Outcome:
     own = [pod for pod in runtime_pods if (pod.namespace, pod.service) == service.key]
     if not service.uid and own:  # the manifest was never applied: its name selects the pods
         service = dataclasses.replace(service, uid=own[0].owner_uid)
+    nodes, devices = _nodes(files.nodes)
     observed = planner.Observed(
-        nodes=_nodes(files.nodes),
-        uses=tuple(use for use in map(parse_use, pods) if use is not None),
+        nodes=nodes,
+        uses=(*(use for use in map(parse_use, pods) if use is not None), *devices.uses()),
         profiles=read_profiles(files.profiles),
         pods=tuple(own),
         states=_states(own, state),
@@ -159,8 +162,27 @@ def read_service(path: Path) -> Service:
     return parse_service(services[0])
 
 
-def _nodes(path: Path) -> tuple[Node, ...]:
-    return tuple(parse_node(node) for node in _of_kind("--nodes", path, "Node"))
+def _nodes(path: Path) -> tuple[tuple[Node, ...], DeviceIndex]:
+    """Return the nodes of a file, and what DRA drivers publish of them.
+
+    `kubectl get nodes,resourceslices,resourceclaims,deviceclasses -A -o yaml` writes such a file.
+    """
+    items = _items("--nodes", path)
+    _require("--nodes", path, items, "Node")
+    devices = DeviceIndex()
+    for number, item in enumerate(items):
+        uid = f"object {number}"
+        match item.get("kind"):
+            case "ResourceSlice":
+                devices.put_slice(uid, 1, parse_slice(item))
+            case "ResourceClaim":
+                devices.put_claim(uid, 1, parse_claim(item))
+            case "DeviceClass":
+                devices.put_class(uid, 1, parse_device_class(item))
+    parsed = (parse_node(item) for item in items if item.get("kind") == "Node")
+    groups = devices.groups()
+    nodes = (dataclasses.replace(node, devices=groups.get(node.name, ())) for node in parsed)
+    return tuple(nodes), devices
 
 
 def read_profiles(path: Path | None) -> tuple[GPUProfile, ...]:

@@ -1,11 +1,11 @@
-"""Creates the Events of services and avatars."""
+"""Creates the Events of services, avatars and tenants."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
 
-from avatar_operator.core.manifests.objects import event_body
+from avatar_operator.core.manifests.objects import TenantReference, event_body
 from avatar_operator.core.text import rfc3339
 from avatar_operator.errors import ClusterError
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 async def emit(
     api: client.KubernetesClient,
-    involved: Service | Avatar,
+    involved: Service | Avatar | TenantReference,
     notices: Iterable[Notice],
     now: float,
 ) -> None:
@@ -33,5 +33,8 @@ async def emit(
         try:
             await api.create_event(body)
         except ClusterError as error:
-            kind = type(involved).__name__.lower()
-            _log.warning("cannot create an Event %s=%s fault=%s", kind, involved.key, error)
+            if isinstance(involved, TenantReference):
+                kind, name = "tenant", involved.name
+            else:
+                kind, name = type(involved).__name__.lower(), str(involved.key)
+            _log.warning("cannot create an Event %s=%s fault=%s", kind, name, error)

@@ -13,7 +13,8 @@ from avatar_operator import names
 from avatar_operator.controllers import events
 from avatar_operator.controllers.service_state import ExecutionResult, ServiceState
 from avatar_operator.core.cache.entries import Kind
-from avatar_operator.core.manifests import ownership
+from avatar_operator.core.manifests import model_cache, ownership
+from avatar_operator.core.manifests.claim_template import claim_template, template_name
 from avatar_operator.core.manifests.image_check import image_check_pod
 from avatar_operator.core.manifests.network_policy import network_policy
 from avatar_operator.core.manifests.objects import (
@@ -184,10 +185,12 @@ class Executor:
         """Write the NetworkPolicy of a service if it differs; return whether it was written."""
         rules = self._settings.network_rules
         assert rules is not None, "the planner asks for a policy only if there are rules"
+        rules = model_cache.rules_with_egress(rules, service, self._settings.cache)
         kind, render = ObjectKind.NETWORK_POLICY, partial(network_policy, service, rules)
         name = names.network_policy(service.key.name)
         _, wrote = await self._write_owned(kind, name, render, service, state)
         state.has_network_policy = True
+        state.policy_has_downloads = bool(model_cache.sources(service))
         return wrote
 
     async def _write_owned(
@@ -219,10 +222,20 @@ class Executor:
         """Create a runtime pod; return whether it was possible."""
         if not state.control_secret:
             return False  # the write of the Secret failed, and is retried
+        stock, template = action.pool.stock, ""
+        if stock.devices:
+            name, render = (
+                template_name(service.key.name, stock),
+                partial(claim_template, service, stock),
+            )
+            kind = ObjectKind.CLAIM_TEMPLATE
+            stored, _ = await self._write_owned(kind, name, render, service, state)
+            template = ownership.name_of(stored)
         body = runtime_pod(
             *(service, action.name, action.pool, self._settings, state.control_secret),
             reserve=action.reserve,
             generation=self._keys().generation,
+            template_of_claim=template,
         )
         set_annotation(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
         self._observe(Kind.PODS, await self._post_pod(service, action.name, body, state))

@@ -15,7 +15,8 @@ from avatar_operator import names
 from avatar_operator.controllers.reconcile import Reconcile
 from avatar_operator.controllers.service_reports import ServiceReports, failures_of
 from avatar_operator.controllers.service_state import ServiceState
-from avatar_operator.core.autoscaling import inputs
+from avatar_operator.core.autoscaling import inputs, start_times
+from avatar_operator.core.manifests import model_cache
 from avatar_operator.core.planning import (
     disruption,
     planner,
@@ -32,7 +33,7 @@ from avatar_operator.errors import InvalidResource
 from avatar_operator.streams.client import SILENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from avatar_operator.controllers.decision_log import DecisionLogWriter
     from avatar_operator.controllers.executor import Executor
@@ -93,6 +94,8 @@ class ServiceController:
             store, runtimes, executor, metrics, options.egress, installation
         )
         self._states: dict[str, ServiceState] = {}  # by UID
+        self._class_starts: dict[str, start_times.ClassStarts] = {}  # of all services
+        self._start_s: Mapping[str, float] = {}  # their 90th percentiles
         self._term = 0  # number of the terms of this process
         self._elected_at = asyncio.get_running_loop().time()
 
@@ -164,6 +167,7 @@ class ServiceController:
             await self._reports.write_invalid(uid, version, body, error, state, now)
             return None
         reconcile = Reconcile(uid, service, state, version, last_status, now)
+        self._read_starts(reconcile)
         observed = self._observed(reconcile)
         if not self._may_plan(state, observed):
             return STATES_WAIT_S  # a state that arrives triggers the reconcile earlier
@@ -199,7 +203,8 @@ class ServiceController:
         if result.done:
             self._triggers.on_progress(reconcile.uid)
         self._remember_refusal(reconcile, created, result)
-        status_s = await self._reports.write(reconcile, plan, observed, result)
+        started = self._note_starts(reconcile, observed)
+        status_s = await self._reports.write(reconcile, plan, observed, result, started)
         if result.faults or result.outdated:
             if any(action not in result.done for action in created):
                 self._shares.record_failure(reconcile.uid)
@@ -299,7 +304,10 @@ class ServiceController:
             has_control_secret=state.has_secret or "ApplyControlSecret" in conflicts,
             has_pdb=self._executor.has_pdb(service.uid) or "ApplyBudget" in conflicts,
             has_network_policy=self._options.egress is None
-            or state.has_network_policy
+            or (
+                state.has_network_policy
+                and state.policy_has_downloads == bool(model_cache.sources(service))
+            )
             or "ApplyNetworkPolicy" in conflicts,
             halted=rollout.read_halt(reconcile.last_status, service.generation),
             shared=shared,
@@ -315,8 +323,38 @@ class ServiceController:
                 # In another term another replica may have decided since.
                 state.history if state.term == self._term else None,
                 asyncio.get_running_loop().time(),
+                start_s=self._start_s,
             ),
         )
+
+    def _read_starts(self, reconcile: Reconcile) -> None:
+        """Read the starts that another replica has recorded in the status."""
+        state = reconcile.state
+        if state.starts is None or state.starts_term != self._term:
+            state.starts = start_times.read_status(reconcile.last_status)
+            state.starts_term = self._term
+            known = start_times.p90_by_class(state.starts.classes)
+            self._remember_starts(
+                [start_times.PodStart("", name, {"total": p90}) for name, p90 in known.items()]
+            )
+
+    def _note_starts(
+        self, reconcile: Reconcile, observed: planner.Observed
+    ) -> tuple[start_times.PodStart, ...]:
+        """Record the pods that have started since the last reconcile, and return their starts."""
+        state = reconcile.state
+        before = state.starts or start_times.Starts()
+        state.starts, started = start_times.observe(before, observed.pods, observed.states)
+        self._remember_starts(started)
+        for start in started:
+            self._metrics.observe_start(start)
+        return started
+
+    def _remember_starts(self, started: Sequence[start_times.PodStart]) -> None:
+        """Count starts for their classes; most reconciles see none."""
+        if started:
+            self._class_starts = start_times.merged(self._class_starts, started)
+            self._start_s = start_times.p90_by_class(self._class_starts)
 
     def _failures(self, reconcile: Reconcile) -> tuple[Failure, ...]:
         """Return what failed to start; in another term another replica may have recorded it."""

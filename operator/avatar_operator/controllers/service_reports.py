@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from avatar_operator.controllers import executor
 from avatar_operator.core import claims
+from avatar_operator.core.autoscaling import start_times
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.status import conditions, refusals, service_status
 from avatar_operator.errors import ClusterError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from avatar_operator.controllers.executor import Executor
     from avatar_operator.controllers.reconcile import Reconcile
     from avatar_operator.controllers.service_state import ExecutionResult, ServiceState
+    from avatar_operator.core.autoscaling.start_times import PodStart
     from avatar_operator.core.cache.entries import ServiceBody
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.planning import planner
@@ -54,8 +56,12 @@ class ServiceReports:
         plan: planner.Plan,
         observed: planner.Observed,
         result: ExecutionResult,
+        started: Sequence[PodStart] = (),
     ) -> float | None:
-        """Write the status and the Events; return how long a status is held back, if it is."""
+        """Write the status and the Events; return how long a status is held back, if it is.
+
+        `started` are the pods that have started since the last reconcile.
+        """
         service, state = reconcile.service, reconcile.state
         last_status, now = reconcile.last_status, reconcile.now
         failures = failures_of(result)
@@ -69,8 +75,11 @@ class ServiceReports:
             *(service, plan, observed.states, failures, conflicts, taken),
             egress=self._egress,
         )
+        self._metrics.set_problems(service.key, findings)
         status = service_status.build(service, plan, observed.states, findings, last_status, now)
         status["operator"] = self._installation
+        if state.starts is not None and (starts := start_times.to_status(state.starts)):
+            status["starts"] = starts
         loop_now = asyncio.get_running_loop().time()
         delay_s = executor.status_delay_s(state, last_status, status, loop_now)
         if delay_s is None:
@@ -81,6 +90,7 @@ class ServiceReports:
             self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
         else:  # what was done is reported now, the findings with the status
             notices = service_status.notices(result.done, (), last_status)
+        notices += service_status.start_notices(started)
         notices += service_status.name_notices(taken, sorted(state.pods_taken))
         await self._executor.emit_events(service, notices, state, now)
         return delay_s
@@ -96,6 +106,7 @@ class ServiceReports:
     ) -> None:
         """Write what is wrong with the spec of a service; the other fields keep their values."""
         findings = conditions.invalid("; ".join(map(str, error.faults)))
+        self._metrics.set_problems(body.key, findings)
         last_status = body.status
         status = service_status.build_invalid(body.generation, findings, last_status, now)
         await self._executor.write_status(uid, body.key, version, last_status, status, state)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from avatar_operator.core.autoscaling import scaling
+    from avatar_operator.core.autoscaling.start_times import Starts
     from avatar_operator.core.planning import planner
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.status.refusals import Refusal
@@ -44,6 +45,9 @@ class ServiceState:
     has_network_policy: bool = False
     """Whether the NetworkPolicy was checked since the last resync."""
 
+    policy_has_downloads: bool = False
+    """Whether the checked NetworkPolicy lets pods download."""
+
     term: int = 0
     """The term of this process in which the service was planned last."""
 
@@ -52,6 +56,12 @@ class ServiceState:
 
     history: scaling.History | None = None
     """The history of the scaling decisions."""
+
+    starts: Starts | None = None
+    """The starts of the pods of the service; None if the status was not read."""
+
+    starts_term: int = 0
+    """The term of this process in which `starts` was read."""
 
     failures: tuple[Failure, ...] | None = None
     """Pods that failed to start, as the last plan has them; None if the status was not read."""

@@ -43,14 +43,27 @@ class StatusLoop:
         self._claims = claims
         self._duty = duty
         self._awake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         """Write again: an object, what it describes, or the leadership changed."""
         self._awake.set()
 
     def wake_after(self, seconds: float) -> None:
-        """Write again after a time."""
-        asyncio.get_running_loop().call_later(seconds, self.wake)
+        """Write again after a time, or earlier: a call decides all delays again.
+
+        Only the earliest of all delays has a timer, however often the objects of a kind ask.
+        """
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._wake_by_timer)
+
+    def _wake_by_timer(self) -> None:
+        self._timer = None
+        self.wake()
 
     async def run(self) -> None:
         """Write after each change, until cancelled."""

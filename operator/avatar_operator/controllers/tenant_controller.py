@@ -1,4 +1,4 @@
-"""Writes the status of every AvatarTenant: what it uses, and which limits it has reached.
+"""Writes the status of every AvatarTenant, and the Events about changes of its conditions.
 
 It runs when gateways report other figures, when pods of tenants or tenants change, and when this
 replica starts to lead. A status is written only if it differs from the last one; figures alone
@@ -12,10 +12,12 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from avatar_operator.controllers import events
 from avatar_operator.controllers.status_loop import StatusLoop
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.claims import read_claim
-from avatar_operator.core.status import tenant_status
+from avatar_operator.core.manifests.objects import TenantReference
+from avatar_operator.core.status import tenant_events, tenant_status
 from avatar_operator.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class TenantController:
         self._claims = claims
         self._observe = observe
         self._written_at: dict[str, float] = {}  # by UID of the tenant
+        self._histories: dict[str, tenant_events.EventHistory] = {}  # by UID of the tenant
         self._loop = StatusLoop("tenant", self._write_all, leads, claims, DUTY)
 
     def wake(self) -> None:
@@ -72,6 +75,8 @@ class TenantController:
         self._written_at = {
             body.uid: self._written_at[body.uid] for body in bodies if body.uid in self._written_at
         }
+        uids = {body.uid for body in bodies}
+        self._histories = {uid: each for uid, each in self._histories.items() if uid in uids}
         for number, body in enumerate(bodies):
             if not number % YIELD_EVERY:
                 await asyncio.sleep(0)
@@ -87,6 +92,8 @@ class TenantController:
             status = tenant_status.build(tenant, use, body.generation, body.status, now)
         holder = read_claim(body.status)
         if {**status, "operator": holder} == {**body.status, "operator": holder}:
+            if holder == self._claims.own:
+                await self._post_events(body, status, now)
             return
         if not tenant_status.is_urgent(body.status, status):
             wait_s = self._written_at.get(body.uid, float("-inf")) + NUMBERS_S - loop.time()
@@ -105,6 +112,17 @@ class TenantController:
             return  # its event wakes the controller again
         self._written_at[body.uid] = loop.time()
         self._observe(Kind.TENANTS, response)
+        await self._post_events(body, status, now)
+
+    async def _post_events(self, body: TenantBody, status: Body, now: float) -> None:
+        """Post the Events of a status that is written: those of a change, and those held back."""
+        history = self._histories.get(body.uid, tenant_events.EventHistory())
+        decision = tenant_events.decide(body.status, status, history, now)
+        self._histories[body.uid] = decision.history
+        about = TenantReference(body.name, body.uid)
+        await events.emit(self._api, about, decision.notices, now)
+        if decision.wait_s is not None:
+            self._loop.wake_after(decision.wait_s)
 
     def _use(self, name: str) -> tenant_status.TenantUse:
         use = self._quotas.use(name)

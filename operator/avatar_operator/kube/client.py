@@ -8,12 +8,16 @@ It needs these rights; the chart grants exactly these:
                                                                      them by their labels; kopf,
                                                                      with AVATAR_WATCH_NAMESPACES)
                   jobs                                 list watch
+                  resourceslices, resourceclaims,
+                  deviceclasses                        list watch   (if resource.k8s.io/v1 is
+                                                                     served)
                   priorityclasses                      list         (while GPUs are short)
                   gpuprofiles/status                   patch
                   avatartenants/status                 patch
                   poddisruptionbudgets                 list watch
                   customresourcedefinitions            list watch   (kopf's discovery)
                                                        create patch (only `upgrade-crds`)
+                                                       delete       (only `remove-crds`)
                   leases of other operators            get          (only if one manages a
                                                                      service)
     own namespace Secret AVATAR_CONTROL_SECRET         get create
@@ -24,6 +28,7 @@ It needs these rights; the chart grants exactly these:
                   avatars/finalizers                   update       (blockOwnerDeletion)
                   jobs                                 create delete
                   avatarservices                       list watch get
+                  avatarservices avatars               delete       (only `uninstall --cleanup`)
                   avatarservices/status                patch
                   avatarservices/finalizers            update       (blockOwnerDeletion)
                   pods                                 create patch delete
@@ -31,6 +36,8 @@ It needs these rights; the chart grants exactly these:
                   secrets                              create patch
                   networkpolicies                      get create patch (only with
                                                                      AVATAR_NETWORK_POLICY)
+                  resourceclaimtemplates               get create patch (only on nodes with a
+                                                                         DRA driver)
                   events                               create
 
 All writes except those of the Lease pass the fence: only a leader sends them, and they
@@ -44,7 +51,7 @@ from typing import TYPE_CHECKING, Final, Self
 from avatar_contracts.fields import Fields
 from avatar_contracts.list_watch import read_page, watch_query
 from avatar_operator import names
-from avatar_operator.errors import Conflict, NotFound, TemporaryError
+from avatar_operator.errors import Conflict, NotFound, Refused, TemporaryError
 from avatar_operator.kube.connection import (
     APPLY,
     JSON_PATCH,
@@ -79,6 +86,9 @@ PATHS: Final = {
     "namespaces": "/api/v1/namespaces",
     "jobs": "/apis/batch/v1/jobs",
     "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
+    "resourceslices": "/apis/resource.k8s.io/v1/resourceslices",
+    "resourceclaims": "/apis/resource.k8s.io/v1/resourceclaims",
+    "deviceclasses": "/apis/resource.k8s.io/v1/deviceclasses",
 }
 """The list path of each watched kind, for all namespaces."""
 
@@ -131,6 +141,18 @@ class KubernetesClient:
             if not token:
                 return
 
+    async def serves(self, path: str) -> str:
+        """Return "" if a collection is served and may be listed, else why not.
+
+        Raises:
+            TemporaryError: the API server did not answer.
+        """
+        try:
+            await self._send("GET", path, query={"limit": "1"})
+        except (NotFound, Refused) as error:
+            return str(error)
+        return ""
+
     async def watch(
         self, path: str, version: str, silence_s: float, selector: str = ""
     ) -> AsyncIterator[tuple[str, Body]]:
@@ -178,12 +200,7 @@ class KubernetesClient:
             Conflict: the pod has another UID or another version.
             NotFound: the pod does not exist.
         """
-        preconditions = {"uid": uid, "resourceVersion": resource_version}
-        options: Body = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "preconditions": preconditions,
-        }
+        options = _only({"uid": uid, "resourceVersion": resource_version})
         return await self._send("DELETE", f"{_in(namespace)}/pods/{name}", body=options)
 
     async def patch_pod_metadata(
@@ -262,12 +279,7 @@ class KubernetesClient:
             Conflict: the Job has another UID.
             NotFound: the Job does not exist.
         """
-        options: Body = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
-            "propagationPolicy": "Foreground",
-        }
+        options = _only({"uid": uid}, propagation="Foreground")
         await self._send("DELETE", f"{_jobs(namespace)}/{name}", body=options)
 
     async def set_finalizers(
@@ -355,6 +367,24 @@ class KubernetesClient:
         path = f"{_CRDS}/{metadata['name']}"
         await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
+    async def delete_crd(self, name: str) -> None:
+        """Delete a CustomResourceDefinition, and with it all objects of its kind.
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        await self._send("DELETE", f"{_CRDS}/{name}")
+
+    async def delete_object(self, path: str, uid: str) -> None:
+        """Delete exactly this object; what it owns is deleted after it.
+
+        Raises:
+            Conflict: the object has another UID.
+            NotFound: the object does not exist.
+        """
+        options = _only({"uid": uid}, propagation="Background")
+        await self._send("DELETE", path, body=options)
+
     async def create_event(self, body: Body) -> None:
         """Create an Event."""
         await self._send("POST", f"{_in(_namespace(body))}/events", body=body)
@@ -399,6 +429,16 @@ class KubernetesClient:
 
 _CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+
+
+def _only(preconditions: Body, propagation: str | None = None) -> Body:
+    """Return the options that delete an object only if it meets preconditions."""
+    options: Body = {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": preconditions,
+    }
+    return options if propagation is None else {**options, "propagationPolicy": propagation}
 
 
 def _in(namespace: str) -> str:

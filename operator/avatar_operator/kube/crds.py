@@ -74,7 +74,7 @@ async def upgrade(api: KubernetesClient) -> tuple[str, ...]:
         InvalidResource: objects are stored in a version that this release does not have.
         ClusterError: the API server refused a request.
     """
-    required = {_name(body): body for body in bundled()}
+    required = {name_of(body): body for body in bundled()}
     found = {name: await api.get_crd(name) for name in required}
     for name, installed in found.items():
         stored = () if installed is None else crd.removed_versions(required[name], installed)
@@ -86,7 +86,7 @@ async def upgrade(api: KubernetesClient) -> tuple[str, ...]:
 
 
 async def _upgrade(api: KubernetesClient, body: Body, installed: Body | None) -> str:
-    name = _name(body)
+    name = name_of(body)
     missing = () if installed is None else crd.missing_fields(body, installed)
     if installed is not None and not missing and crd.missing_fields(installed, body):
         return f"{name} is newer than this release and stays as it is"
@@ -105,7 +105,7 @@ async def _upgrade(api: KubernetesClient, body: Body, installed: Body | None) ->
 
 async def _fault(api: KubernetesClient, required: Body) -> str:
     """Return what is wrong with an installed CRD, an empty string if nothing is."""
-    name = _name(required)
+    name = name_of(required)
     installed = await api.get_crd(name)
     if installed is None:
         return f"{name} is not installed"
@@ -113,7 +113,8 @@ async def _fault(api: KubernetesClient, required: Body) -> str:
     return f"{name} is older than this operator and lacks {', '.join(missing)}" if missing else ""
 
 
-def _name(body: Body) -> str:
+def name_of(body: Body) -> str:
+    """Return the name of a CRD of this release."""
     metadata = body["metadata"]
     assert isinstance(metadata, dict)
     return str(metadata["name"])

@@ -26,7 +26,7 @@ from avatar_contracts.list_watch import (
     Reflector,
 )
 from avatar_operator import names
-from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.entries import DEVICE_KINDS, ChangeImpact, Kind
 from avatar_operator.core.cache.watch_health import WatchHealth
 from avatar_operator.core.manifests.objects import pdb_content
 from avatar_operator.errors import ClusterError, NotFound, TemporaryError
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 KOPF_KINDS: Final = (Kind.SERVICES, Kind.PROFILES, Kind.AVATARS, Kind.TENANTS)
 """The kinds that kopf watches."""
 
-WATCHED_KINDS: Final = (Kind.NODES, Kind.PODS, Kind.JOBS, Kind.NAMESPACES)
-"""The kinds that are watched here; namespaces only while a tenant selects them by labels."""
+WATCHED_KINDS: Final = (Kind.NODES, Kind.PODS, Kind.JOBS, Kind.NAMESPACES, *DEVICE_KINDS)
+"""The kinds that are watched here: namespaces only while a tenant selects them by labels, the
+kinds of resource.k8s.io/v1 only while the cluster serves them."""
 
 SILENCE_S: Final = 70.0  # bookmarks arrive every 60 s: a watch that is silent longer is frozen
 REWATCH_S: Final = (0.1, 10.0)  # first and longest delay before a watch is opened again
@@ -55,6 +56,7 @@ YIELD_EVERY: Final = 50  # objects of a list between two yields to the event loo
 PDBS: Final = "poddisruptionbudgets"
 _PDBS_PATH: Final = client.PATHS[PDBS]
 _OWN_OBJECTS: Final = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+_DEVICES: Final = frozenset(kind.value for kind in DEVICE_KINDS)
 _SELECTORS: Final = {Kind.JOBS: _OWN_OBJECTS}
 """Label selectors of the kinds of which only own objects are needed."""
 
@@ -129,6 +131,8 @@ class Informers:
             for name, source in self._sources().items()
         }
         self._needs_namespaces = asyncio.Event()
+        self._serves_devices = asyncio.Event()
+        self._said_no_devices = False
         self._to_relist: set[Kind] = set()
         self._relist_requested = asyncio.Event()
         self._synced = False
@@ -156,7 +160,7 @@ class Informers:
     def export_metrics(self) -> None:
         """Set the metric of the time since the last event of each watch."""
         for kind, age_s in self._health.ages(asyncio.get_running_loop().time()).items():
-            if kind is Kind.NAMESPACES and not self._needs_namespaces.is_set():
+            if not self._is_needed(kind.value):
                 continue
             self._metrics.set_watch_age(kind.value, age_s)
 
@@ -173,18 +177,40 @@ class Informers:
         if self._store.tenants.needs_namespaces():
             self._needs_namespaces.set()
 
+    async def _check_devices(self) -> None:
+        """Start to watch the kinds of resource.k8s.io/v1 if all may be listed; else say so once."""
+        if self._serves_devices.is_set():
+            return
+        try:
+            why = [await self._api.serves(client.PATHS[kind.value]) for kind in DEVICE_KINDS]
+        except ClusterError as error:
+            why = [str(error)]  # tried again at the next resync
+        if not any(why):
+            self._serves_devices.set()
+        elif not self._said_no_devices:
+            self._said_no_devices = True
+            fault = next(each for each in why if each)
+            _log.info("GPUs of DRA drivers are not used until they can be listed fault=%s", fault)
+
+    def _is_needed(self, name: str) -> bool:
+        """Return whether a kind is watched now."""
+        if name == Kind.NAMESPACES.value:
+            return self._needs_namespaces.is_set()
+        return name not in _DEVICES or self._serves_devices.is_set()
+
     async def _follow(self, name: str) -> None:
         if name == Kind.NAMESPACES.value:
             await self._needs_namespaces.wait()
+        if name in _DEVICES:
+            await self._serves_devices.wait()
         await self._reflectors[name].run()
 
     async def _resync_forever(self) -> None:
         await self._resync(KOPF_KINDS)  # the watches of this module list the other kinds
         self.check_namespaces()
+        await self._check_devices()
         awaited = [
-            reflector
-            for name, reflector in self._reflectors.items()
-            if name != Kind.NAMESPACES.value or self._needs_namespaces.is_set()
+            reflector for name, reflector in self._reflectors.items() if self._is_needed(name)
         ]
         await asyncio.gather(*(each.synced.wait() for each in awaited))
         _log.info("caches synced services=%d", len(self._store.services.uids()))
@@ -197,8 +223,8 @@ class Informers:
             await self._list_pdbs()
             self._handler.on_resync()
             await asyncio.sleep(self._resync_s)
-            needed = self._needs_namespaces.is_set()
-            kinds = tuple(kind for kind in Kind if needed or kind is not Kind.NAMESPACES)
+            await self._check_devices()
+            kinds = tuple(kind for kind in Kind if self._is_needed(kind.value))
 
     async def _resync(self, kinds: Collection[Kind]) -> None:
         """List some kinds, and retry each until it succeeds."""

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 RESTART_S: Final = (0.1, 10.0)  # first and longest delay before kopf is restarted
 STOP_S: Final = 5.0  # for cancelled tasks of kopf
+# Without it, kopf asks for the name of its user, which the user of a container does not have. It is
+# for peering only, which is not used; kopf does not export the type.
+_IDENTITY: Final[Any] = "avatar-operator"
 _WATCHER: Final = "watcher for "  # kopf's prefix for the name of the task that watches a kind
 
 _log = logging.getLogger(__name__)
@@ -125,14 +128,15 @@ async def _watch(
     handlers: kopf.OperatorRegistry, namespaces: Collection[str], stop: asyncio.Event
 ) -> None:
     """Run kopf until one of its tasks ends, or until `stop` is set."""
-    stopped = asyncio.create_task(stop.wait(), name="stop")
     parts = await kopf.spawn_tasks(
         registry=handlers,
         settings=kopf_settings(),
+        identity=_IDENTITY,
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,
     )
+    stopped = asyncio.create_task(stop.wait(), name="stop")
     ended, _ = await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
     # `kopf.run_tasks` would wait 5 s for tasks that nobody has cancelled. The order matters: a
     # watcher can only end while its helper tasks run.

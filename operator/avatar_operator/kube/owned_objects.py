@@ -28,6 +28,7 @@ class ObjectKind(Enum):
 
     PDB = "PodDisruptionBudget", "/apis/policy/v1", "poddisruptionbudgets"
     NETWORK_POLICY = "NetworkPolicy", "/apis/networking.k8s.io/v1", "networkpolicies"
+    CLAIM_TEMPLATE = "ResourceClaimTemplate", "/apis/resource.k8s.io/v1", "resourceclaimtemplates"
 
     def __init__(self, kind: str, prefix: str, resource: str) -> None:
         self.kind = kind

@@ -12,7 +12,7 @@ from enum import IntEnum
 from math import ceil, exp, inf, log
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.autoscaling import capacity, inputs, scaling
+from avatar_operator.core.autoscaling import capacity, inputs, scaling, start_times
 from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.gpus import batch_size, inventory
 from avatar_operator.core.gpus.pools import rank
@@ -124,6 +124,7 @@ class SimulatedCluster:
         self._arrived = 0
         self._plan_at = inf
         self._history: scaling.History | None = None
+        self._starts: dict[str, start_times.ClassStarts] = {}  # the status has them
         self._down_until = 0.0
         self._cut_off_until = 0.0
         self._clock_off_s = 0.0
@@ -171,6 +172,8 @@ class SimulatedCluster:
                 pod = self._pods.get(name)
                 if pod is not None and pod.version == index:
                     pod.ready = True
+                    if pod.version == 1:  # not after a crash
+                        self._note_start(pod)
                     pod.version += 1
                     self._admit()
             case EventKind.CRASH:
@@ -301,7 +304,12 @@ class SimulatedCluster:
             pods=pods,
             states={} if cut_off else {uid: s for uid, s in states.items() if s is not None},
             has_control_secret=True,
-            scaling_context=inputs.ScalingContext(demand, self._history, self._now),
+            scaling_context=inputs.ScalingContext(
+                demand,
+                self._history,
+                self._now,
+                start_s=start_times.p90_by_class(self._starts),
+            ),
         )
 
     def _act(self, action: planner.Action) -> None:
@@ -382,6 +390,10 @@ class SimulatedCluster:
         raise InputError(
             "--service", str(self._service.key), "matches no GPU class of the profiles"
         )
+
+    def _note_start(self, pod: SimulatedPod) -> None:
+        start = start_times.PodStart(pod.name, pod.gpu_class, {"total": self._now - pod.created_s})
+        self._starts = start_times.merged(self._starts, [start])
 
     def _note_shortage(self) -> None:
         self._stats.note_shortage(self._now, self._pods.values(), len(self._queue))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _DURATION: Final = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SALT_BYTES: Final = 16
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SECRET: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,6 +60,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
     """Run a command and return its exit status: 0 when it was done, 1 when it was not."""
     try:
+        # A name becomes a part of the address of a request, and of a manifest.
+        _check_name("--namespace", options.namespace, _NAMESPACE)
+        if options.secret is not None:
+            _check_name("--secret", options.secret, _SECRET)
         if options.action == "new" and options.dry_run:
             _dry_run(options)
         else:
@@ -88,6 +94,14 @@ def _time(text: str) -> float:
         return api_keys.parse_time(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time in RFC 3339") from None
+
+
+def _check_name(option: str, name: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(name):
+        raise errors.CommandError(
+            f"{option} is {name[:64]!r}, must have lowercase letters, digits and '-', "
+            "and start and end with a letter or digit"
+        )
 
 
 def _new(options: argparse.Namespace) -> tuple[str, str, str]:

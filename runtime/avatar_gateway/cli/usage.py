@@ -19,8 +19,9 @@ import yaml
 
 from avatar_contracts.backoff import Backoff
 from avatar_contracts.environment import Environment
+from avatar_contracts.labels import THE_REST
 from avatar_gateway import errors, settings
-from avatar_gateway.core.usage import FIGURES, HOUR_MS, NONE, Account, added, sums
+from avatar_gateway.core.usage import ALL, FIGURES, HOUR_MS, NONE, Account, added, sums
 from avatar_gateway.shared import usage_log
 from avatar_gateway.shared.connection import Address, Connection
 from avatar_gateway.shared.redis import RedisState
@@ -70,7 +71,8 @@ def add_parser(commands: Any) -> None:
         help="show what tenants have used",
         description="Show what tenants have used, from the shared state that "
         "AVATAR_GATEWAY_SHARED_STATE_URL names, or from usage logs. A tenant '-' stands for the "
-        "API keys of the platform.",
+        f"API keys of the platform, {THE_REST!r} for those beyond a limit, and {ALL!r} "
+        "for the sum of all.",
     )
     parser.add_argument(
         "--since", required=True, type=_time, metavar="DATE", help="2026-11-01 or 2026-11-01T12:00Z"
@@ -125,7 +127,7 @@ def rows(
             row["cost"] = f"{costs[-1]:.4f}"
         result.append(row)
         all_figures = added(all_figures, figures)
-    total = {"tenant": "total", "service": ""} | _row(Account("", "", ""), all_figures)
+    total = {"tenant": ALL, "service": ""} | _row(Account("", "", ""), all_figures)
     total["cost"] = f"{sum(costs, Decimal(0)):.4f}" if costs else None
     return [*result, total]
 

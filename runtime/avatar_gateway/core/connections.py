@@ -161,6 +161,8 @@ class ConnectionTable(Generic[_Connection]):
 
 def is_trusted(text: str, proxies: Sequence[IPNetwork]) -> bool:
     """Return whether an address is that of a trusted proxy."""
+    if not proxies:
+        return False
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

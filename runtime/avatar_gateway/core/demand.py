@@ -153,6 +153,12 @@ class DemandLimiter:
         return {key: max(own[key], known.get(key, 0)) for key in own.keys() | known.keys()}
 
     def _count(self, tenant_name: str, tenant: _TenantDemand) -> None:
+        if tenant.waiting or tenant.counted:
+            self._count_waiting(tenant_name, tenant)
+        if not tenant.waiting and not tenant.live and not tenant.arrivals:
+            del self._tenants[tenant_name]
+
+    def _count_waiting(self, tenant_name: str, tenant: _TenantDemand) -> None:
         able = {name: n for name, n in tenant.waiting.items() if name not in tenant.held}
         live = self._live(tenant_name)
         before, tenant.counted = tenant.counted, permitted(able, live, tenant.limits)
@@ -163,5 +169,3 @@ class DemandLimiter:
                 self._on_change(name, self._counted[name])
             if not self._counted[name]:
                 del self._counted[name]
-        if not tenant.waiting and not tenant.live and not tenant.arrivals:
-            del self._tenants[tenant_name]

@@ -124,7 +124,16 @@ def exceeded(usage: Usage, service: str, limits: TenantLimits) -> QuotaExceeded 
     return None
 
 
-def share(limit: int | None, own: int, total: int, replicas: int) -> int | None:
+def without_one(usage: Usage, service: str) -> Usage:
+    """Return a usage without one session of a service."""
+    by_service = dict(usage.by_service)
+    by_service[service] = max(0, by_service.get(service, 0) - 1)
+    return replace(usage, sessions=max(0, usage.sessions - 1), by_service=by_service)
+
+
+def share(
+    limit: int | None, own: int, total: int, replicas: int, at_loss: int | None = None
+) -> int | None:
     """Return how many sessions this gateway may have while the shared state is away.
 
     Args:
@@ -132,23 +141,42 @@ def share(limit: int | None, own: int, total: int, replicas: int) -> int | None:
         own: the sessions of this gateway when the state of all was read last.
         total: those of all gateways then.
         replicas: the number of gateways then; 0 if it was never known.
+        at_loss: the sessions of this gateway when it lost the state; None for those of before.
 
-    The shares of all gateways together never exceed the limit, unless sessions above it existed.
+    A gateway may have what it had at the loss, and its part of the rest, less what it has taken of
+    that since. What all had at the loss was granted, so it is within the limit. The shares of all
+    gateways together exceed the limit by no more than what the others have got of the rest since
+    their counts were read: nothing if the limit was reached then.
     """
     if limit is None:
         return None
-    return own + (max(0, limit - total) // replicas if replicas else 0)
+    had, rest = own if at_loss is None else at_loss, max(0, limit - total)
+    return had + max(0, (rest // replicas if replicas else 0) - max(0, had - own))
 
 
 def limits_alone(
-    limits: TenantLimits, own: Usage, total: Usage, service: str, replicas: int
+    limits: TenantLimits,
+    own: Usage,
+    total: Usage,
+    service: str,
+    replicas: int,
+    at_loss: Usage | None = None,
 ) -> TenantLimits:
-    """Return what this gateway may use of the limits while the shared state is away."""
-    per_service = (own.by_service.get(service, 0), total.by_service.get(service, 0))
+    """Return what this gateway may use of the limits while the shared state is away.
+
+    The arguments are those of `share`. A gateway that has never read the use of all (`replicas` is
+    0) knows no minutes of the month either, so that a tenant with this limit has none.
+    """
+    minutes = limits.minutes_per_month if replicas or limits.minutes_per_month is None else 0
+    had = own if at_loss is None else at_loss
+    of_service = [each.by_service.get(service, 0) for each in (own, total, had)]
     return replace(
         limits,
-        sessions=share(limits.sessions, own.sessions, total.sessions, replicas),
-        sessions_per_service=share(limits.sessions_per_service, *per_service, replicas),
+        sessions=share(limits.sessions, own.sessions, total.sessions, replicas, had.sessions),
+        sessions_per_service=share(
+            limits.sessions_per_service, of_service[0], of_service[1], replicas, of_service[2]
+        ),
+        minutes_per_month=minutes,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import labels
@@ -13,6 +15,8 @@ from avatar_gateway import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+UNKNOWN_COST: Final = inf
+"""Comes after every cost that is known."""
 POD_SELECTOR: Final = f"{labels.LABEL_NAME}={labels.RUNTIME_NAME}"
 
 
@@ -39,6 +43,8 @@ class Pod:
     """The AvatarService that it was taken over from, `NAMESPACE/NAME`; empty if it was not."""
     gpu_class: str = ""
     """The GPU class that it was created for; empty if its label is missing."""
+    cost: float = UNKNOWN_COST
+    """Of an hour of its GPU class; only compared with that of other pods."""
 
     @property
     def original_service(self) -> str:
@@ -68,6 +74,16 @@ class State:
     sequence: int
     at: float
     """When the line arrived, seconds on the gateway's monotonic clock."""
+
+    def says_same(self, other: State) -> bool:
+        """Return whether another state differs at most in its number and its time."""
+        return (
+            self.sessions == other.sessions
+            and self.free == other.free
+            and self.capacity == other.capacity
+            and self.draining == other.draining
+            and self.ready == other.ready
+        )
 
 
 def parse_pod(body: Mapping[str, Any]) -> Pod | None:
@@ -102,7 +118,16 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         reserve=own.get(labels.LABEL_RESERVE) == labels.RESERVED,
         made_for=f"{metadata['namespace']}/{made_for}" if made_for else "",
         gpu_class=own.get(labels.LABEL_GPU_CLASS, ""),
+        cost=_cost(metadata.get("annotations") or {}),
     )
+
+
+def _cost(annotations: Mapping[str, Any]) -> float:
+    """Return the cost in the annotations of a pod, which others may have written."""
+    text = annotations.get(labels.ANNOTATION_COST_PER_HOUR)
+    if not isinstance(text, str) or re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,16})?", text) is None:
+        return UNKNOWN_COST
+    return float(text)
 
 
 def parse_state(document: Any, pod: Pod, now: float) -> State:

@@ -34,6 +34,8 @@ _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
     "invalid_query": RejectionMapping(400, 1008),
     "key_in_url": RejectionMapping(400, 1008),
     "unauthenticated": RejectionMapping(401, 4401, (("WWW-Authenticate", "Bearer"),)),
+    "credential_revoked": RejectionMapping(401, 4401),
+    "access_revoked": RejectionMapping(403, 4403),
     "origin_not_allowed": RejectionMapping(403, 4403),
     "model_not_found": RejectionMapping(404, 4404),
     "message_too_large": RejectionMapping(413, 1009),

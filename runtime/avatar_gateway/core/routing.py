@@ -1,7 +1,8 @@
 """Ranks the pods for a session: the fullest pod with a free slot comes first.
 
 Filling one pod after another lets the other pods become empty, so that the operator can remove
-them. Pods of the reserve come last, so that they stay empty until they are needed.
+them. Of pods that are equally full, the one with the cheapest GPU class comes first, and one of
+unknown cost last. Pods of the reserve come last, so that they stay empty until they are needed.
 
 The last state of a pod is a moment old, so the gateway counts the sessions that it has sent there
 since. A slot that it has given away is not given twice. The pod decides whether it accepts a
@@ -11,7 +12,7 @@ session, since other gateways send sessions as well.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from heapq import merge
 from itertools import islice
@@ -19,15 +20,16 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import session_ids
 from avatar_contracts.state import STALE_S as STALE_S
+from avatar_gateway.core.model import UNKNOWN_COST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence, Set
 
     from avatar_gateway.core.model import State
 
-    Rank = tuple[bool, bool, float, int, str]
+    Rank = tuple[bool, bool, float, float, int, str]
     """The sort key of a pod: is probably full, belongs to the reserve, minus its share of used
-    slots, minus its sessions, its key."""
+    slots, its cost per hour, minus its sessions, its key."""
 
 MAX_TRIES: Final = 4
 """Maximum number of pods that are tried for one caller."""
@@ -63,6 +65,10 @@ class Candidate:
     gpu_class: str = ""
     freed: int = 0
     """Sessions that ended through this gateway and that `state` may still count."""
+    is_full: bool = False
+    """Whether it has refused a session since `state`, because it is full."""
+    cost: float = UNKNOWN_COST
+    """Per hour; of pods that are equally full, the cheapest comes first."""
 
     def is_ready(self, now: float) -> bool:
         """Return whether the pod is usable, and reported a short time ago that it is ready."""
@@ -75,14 +81,14 @@ class Candidate:
         Whether its state is fresh is another question, whose answer changes with time.
         """
         state = self.state
-        if state is None or not self.usable or not state.ready or state.draining:
+        if state is None or not self.usable or not state.ready or state.draining or self.is_full:
             return None
         free = min(state.free + self.freed, state.capacity)
         if self.reserved >= free:
             return None
         taken = state.capacity - free + self.placed
         is_full = self.placed >= free
-        return (is_full, self.reserve, -taken / state.capacity, -taken, self.key)
+        return (is_full, self.reserve, -taken / state.capacity, self.cost, -taken, self.key)
 
 
 class ServicePods:
@@ -114,6 +120,12 @@ class ServicePods:
         if rank is not None:
             self._ranks[pod.key] = rank
             insort(self._ranked.setdefault(pod.gpu_class, []), rank)
+
+    def refresh(self, key: str, state: State) -> None:
+        """Replace the state of a pod by a newer one that says the same: its rank stays."""
+        known = self._pods.get(key)
+        if known is not None:
+            self._pods[key] = replace(known, state=state)
 
     def remove(self, key: str) -> None:
         """Remove a pod if it is known."""

@@ -7,6 +7,7 @@ get the difference to what was counted before. The scripts of `avatar_gateway.sh
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,8 @@ PLATFORM: Final = "-"
 """The tenant of sessions with an API key of the platform; no tenant can have this name."""
 UNKNOWN_CLASS: Final = "-"
 """The GPU class of rejections, and of pods without a class."""
+ALL: Final = "(total)"
+"""The tenant of a row of sums; no object can have this name."""
 HIGHEST: Final = 2**53
 """Figures are whole numbers up to this one, which Lua can represent."""
 
@@ -58,6 +61,38 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedConnection:
+    """What is known of a connection to a pod before it begins."""
+
+    record: str
+    """The id of its record."""
+    pod_uid: str
+    account: Account
+    is_new: bool
+    """Whether it begins a session, instead of continuing one."""
+    at_ms: int
+    """When it was placed, milliseconds since the epoch."""
+    capacity: int
+    """Sessions that the pod could have then; 0 if that was not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a pod says of a connection that has ended.
+
+    It counts only if the gateway of the connection has died, since that gateway knows better.
+    """
+
+    record: str
+    account: Account
+    figures: tuple[int, ...]
+    at_ms: int
+    """When the connection was placed, milliseconds since the epoch."""
+    details: str
+    """JSON of further fields of the usage log."""
+
+
+@dataclass(frozen=True, slots=True)
 class HourTotal:
     """What an account has used within an hour."""
 
@@ -70,6 +105,27 @@ class HourTotal:
 def of(**figures: int) -> tuple[int, ...]:
     """Return figures by their names; those that are not given are 0."""
     return tuple(figures.get(name, 0) for name in FIGURES)
+
+
+def claim(
+    placed: PlacedConnection, pod_uid: str, pod: str, connected_ms: int, now_ms: float
+) -> Claim | None:
+    """Return what a pod may claim for a connection; `None` for one of another pod.
+
+    A connection is not longer than the time since it was placed, whatever the pod says.
+    """
+    if placed.pod_uid != pod_uid:
+        return None
+    session_ms = max(0, min(connected_ms, int(now_ms) - placed.at_ms))
+    figures = of(
+        sessions=int(placed.is_new),
+        session_ms=session_ms,
+        gpu_ms=round(session_ms / max(1, placed.capacity)),
+    )
+    ended_s = round((placed.at_ms + session_ms) / 1000, 3)
+    details = {"pod": pod, "started_s": round(placed.at_ms / 1000, 3), "ended_s": ended_s}
+    text = json.dumps(details, separators=(",", ":"))
+    return Claim(placed.record, placed.account, figures, placed.at_ms, text)
 
 
 def added(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 
 from avatar_contracts import labels
@@ -21,6 +22,7 @@ from avatar_contracts.list_watch import (
     read_page,
     watch_query,
 )
+from avatar_gateway import errors
 from avatar_gateway.core import model
 from avatar_gateway.kube.tenant_sinks import parse_service_access
 
@@ -47,6 +49,7 @@ _GROUP_PATHS: Final = {
     SECRETS: "/api/v1",
 }
 _PAGE: Final = 500
+_MAX_CAUSE: Final = 200
 _WATCH_S: Final = 60
 """The server ends a watch after this time; the next watch continues from the last version."""
 _INACTIVITY_S: Final = 70
@@ -241,12 +244,22 @@ def _list_watch_errors() -> Iterator[None]:
 
 @asynccontextmanager
 async def connected(kubeconfig: str | None) -> AsyncIterator[client.ApiClient]:
-    """Connect with a kubeconfig file, or with the pod's ServiceAccount (None)."""
+    """Connect with a kubeconfig file, or with the pod's ServiceAccount (None).
+
+    Raises:
+        CommandError: the file cannot be read, or does not say where the API server is.
+    """
     configuration = client.Configuration()
-    if kubeconfig is None:
-        config.load_incluster_config(client_configuration=configuration)
-    else:
-        await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+    try:
+        if kubeconfig is None:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            await config.load_kube_config(
+                config_file=kubeconfig, client_configuration=configuration
+            )
+    except (config.ConfigException, OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        name = "the ServiceAccount of the pod" if kubeconfig is None else f"kubeconfig {kubeconfig}"
+        raise errors.CommandError(f"{name} cannot be used: {str(error)[:_MAX_CAUSE]}") from error
     async with client.ApiClient(configuration) as api:
         yield api
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from avatar_contracts import refusals
@@ -59,3 +60,14 @@ class Access:
         # A session of a service that was deleted goes on, so that its name may be unknown here.
         elif not self._tenants.permits(request.principal, request.model):
             raise errors.Rejection(refusals.RESUME_REFUSED, refusals.RESUME_REFUSED_MESSAGE)
+
+    def current(self, request: SessionRequest) -> SessionRequest:
+        """Return a request with the limits that its tenant has now.
+
+        A caller may have waited for minutes, and its tenant may have changed since.
+        """
+        principal = request.principal
+        found = self._tenants.tenants.get(principal.tenant_name)
+        if found is None or found.problem or found.tenant == principal.tenant:
+            return request
+        return replace(request, principal=replace(principal, tenant=found.tenant))

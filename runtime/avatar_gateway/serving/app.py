@@ -79,13 +79,14 @@ class Gateway:
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
+        self._access = Access(tenants, lambda: placer.services)
         self._demand = DemandLimiter(sessions.set_waiting, self._usage)
         self._queues = WaitQueues(
             sessions,
             placer.end_session,
             limits.held_bytes,
             self._demand,
-            placer.has_room,
+            lambda request: placer.has_room(self._access.current(request)),
             shared_queue,
         )
         rate = Rate(limits.frames_per_s, limits.bytes_per_s)
@@ -94,7 +95,6 @@ class Gateway:
         self._metrics = metrics
         self._is_synced = is_synced
         self._guard = RequestGuard(authenticator, metrics, audit_log)
-        self._access = Access(tenants, lambda: placer.services)
         self._opener = SessionOpener(authenticator, self._access, placer, self._leases)
         self._avatars = Avatars(self._guard, self._access, placer)
         self._direct = Direct(direct_url, self._guard, authenticator, placer, self._admit_direct)
@@ -285,6 +285,7 @@ class Gateway:
         except ConnectionError:
             await caller.close(NORMAL)
         else:
+            caller.take_over()
             self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
             with self._demand.session(session_request.principal, model):
                 await self._carrier.carry(session_request, placed, caller)
@@ -295,10 +296,12 @@ class Gateway:
     ) -> tuple[web.StreamResponse, Peer]:
         """Accept the WebSocket of a caller whose session a pod accepted."""
         try:
-            return await upgrade.accept(request, self._budget, placed.peer.subprotocol)
+            response, caller = await upgrade.accept(request, self._budget, placed.peer.subprotocol)
         except BaseException:
             await self._placer.end_session(placed)
             raise
+        caller.take_over()
+        return response, caller
 
     def _count_refused(self, request: requests.SessionRequest) -> None:
         if self._meter is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from time import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from avatar_contracts import tokens
 from avatar_gateway import errors
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from avatar_gateway.serving.token_verifier import TokenVerifier
     from avatar_gateway.tenant_registry import TenantRegistry
+
+
+_MAX_USED_UP: Final = 10_000
+"""Client secrets that are known to be used up; the count of an older one is asked for again."""
 
 
 class UseCounts(Protocol):
@@ -49,6 +54,8 @@ class Authenticator:
         self._token_verifier = token_verifier
         self._read_gateway_keys = read_gateway_keys
         self._uses = uses or LocalUseCounts(time)
+        self._used_up: OrderedDict[str, None] = OrderedDict()
+        """Client secrets that have opened as many sessions as they may."""
 
     def check_url(self, query: Sequence[tuple[str, str]]) -> None:
         """Reject a URL that contains a credential.
@@ -78,12 +85,16 @@ class Authenticator:
         return principal
 
     def check_current(self, principal: Principal) -> None:
-        """Reject a caller whose credential was revoked since it was verified.
+        """Reject a caller whose credential was revoked since it was verified, or is used up.
+
+        A client secret that this gateway has refused once takes no slot of a pod any more.
 
         Raises:
             Rejection: as for a wrong credential.
         """
-        if self._tenants.is_revoked(principal, time()):
+        use = principal.client_secret
+        is_used_up = use is not None and use.secret_id in self._used_up
+        if is_used_up or self._tenants.is_revoked(principal, time()):
             raise _unauthenticated()
 
     async def count_use(self, principal: Principal) -> None:
@@ -97,6 +108,9 @@ class Authenticator:
             return
         ttl_s = max(1, use.expires_at - int(time()))
         if not await self._uses.count_use(use.secret_id, use.max_uses, ttl_s):
+            self._used_up[use.secret_id] = None
+            if len(self._used_up) > _MAX_USED_UP:
+                self._used_up.popitem(last=False)
             raise _unauthenticated()
 
     async def _identify(self, text: str) -> Principal | None:

@@ -53,7 +53,7 @@ class ConnectionListener(Protocol):
         ...
 
 
-class Connection(RequestHandler, asyncio.BufferedProtocol):
+class Connection(RequestHandler):
     """aiohttp's connection with deadlines.
 
     A connection whose deadline has passed is closed without an answer. A WebSocket has its own
@@ -115,14 +115,6 @@ class Connection(RequestHandler, asyncio.BufferedProtocol):
             self.close_at_once()
         else:
             self._set_deadline(REQUEST_S)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where the transport puts what arrives next; it is handled before the next read."""
-        return _READ_BUFFER
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Handle what has arrived."""
-        self.data_received(bytes(_READ_BUFFER[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Handle the data; a part of a request does not extend its deadline."""
@@ -230,6 +222,44 @@ class Connection(RequestHandler, asyncio.BufferedProtocol):
     def _end_at_deadline(self) -> None:
         self._listener.count("deadline")
         self.close_at_once()
+
+
+class SmallReads(asyncio.BufferedProtocol):
+    """What a transport calls for a connection, so that each of its reads takes at most 8 KiB.
+
+    It cannot be the connection itself: uvloop lets no `asyncio.Protocol` choose its buffer.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand over the transport."""
+        self._connection.connection_made(transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the transport puts what arrives next; it is handled before the next read."""
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle what has arrived."""
+        self._connection.data_received(bytes(_READ_BUFFER[:nbytes]))
+
+    def eof_received(self) -> None:
+        """Pass on the end of what the caller sends."""
+        self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass on that the transport is full."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the transport is not full any more."""
+        self._connection.resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Pass on the end of the connection."""
+        self._connection.connection_lost(exc)
 
 
 def connection_of(request: web.BaseRequest) -> Connection:

@@ -74,7 +74,6 @@ class Peer(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.is_full = False
         """Whether the side has to take data before more is passed on."""
-        self._writer = StreamWriter(protocol, self._loop)
         self._frames = frames.FrameReader(masked=not is_pod, max_message_bytes=MAX_MESSAGE_BYTES)
         self._early = bytearray()
         self._early_frames = 0
@@ -100,8 +99,20 @@ class Peer(asyncio.Protocol):
         """Return whether the connection has ended; what arrived before can still be read."""
         return self._is_lost
 
+    @property
+    def heard_at(self) -> float:
+        """Return when something arrived last, seconds of the event loop."""
+        return self._liveness.heard_at
+
+    def abort(self) -> None:
+        """End the connection as one that was lost."""
+        self._transport.abort()
+
     def take_over(self) -> None:
-        """Take the place of aiohttp's protocol, which still learns everything but the data."""
+        """Take the place of aiohttp's protocol, which still learns everything but the data.
+
+        From here on, one read may take 256 KB instead of what aiohttp's protocol permits.
+        """
         self.is_full = self._protocol.writing_paused
         self._transport.set_protocol(self)
 
@@ -256,7 +267,7 @@ class Peer(asyncio.Protocol):
         """Wait until the side has taken enough of what was written."""
         if self._protocol.writing_paused:
             self._account(self._liveness.unsent_bytes)
-            await self._writer.drain()
+            await StreamWriter(self._protocol, self._loop).drain()
             self._account()
 
     def send(self, opcode: Opcode, payload: bytes) -> None:
@@ -278,13 +289,31 @@ class Peer(asyncio.Protocol):
 
         Within a frame, the connection ends without a close frame.
         """
+        if not self.close_at_once(code, reason):
+            await self.wait_closed()
+
+    def close_at_once(self, code: int, reason: str = "") -> bool:
+        """Send a close frame, and close the connection if its side has sent one or is gone.
+
+        Returns:
+            Whether the connection is closed; if not, `wait_closed` has to be called.
+        """
+        is_over = self._is_mid_frame or self._transport.is_closing()
+        if not is_over:
+            try:
+                self._write(frames.encode_close(code, reason, self._mask()))
+            except ConnectionLost:
+                is_over = True
+        if is_over or self._has_closed:
+            self._end()
+            return True
+        return False
+
+    async def wait_closed(self) -> None:
+        """Wait a short time for the answer to a close frame, and close the connection."""
         try:
-            if self._is_mid_frame or self._transport.is_closing():
-                return
-            self._write(frames.encode_close(code, reason, self._mask()))
-            if not self._has_closed:
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                    await self._skip_to_close()
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._skip_to_close()
         except (ConnectionLost, TimeoutError):
             pass
         finally:

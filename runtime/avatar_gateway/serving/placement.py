@@ -22,6 +22,7 @@ from avatar_gateway.core.snapshots import SnapshotStore
 from avatar_gateway.serving import upgrade
 from avatar_gateway.serving.pod_answers import PodRequests, read_body
 from avatar_gateway.serving.session_mover import SessionMover
+from avatar_gateway.serving.silent_pods import SilentPods
 from avatar_gateway.streams.snapshots import SnapshotStreams
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from avatar_gateway.pod_registry import Placement, PodRegistry
     from avatar_gateway.serving.peer import Peer
     from avatar_gateway.shared.leases import HeldLease
+    from avatar_gateway.shared.metering import Meter
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ class PlacedSession:
     """The pod if it gives snapshots of the session."""
     lease: HeldLease | None = None
     """What counts for the limits of its tenant; None for a session without a tenant."""
+    usage_record: str = ""
+    """The id of the record of its usage."""
 
     @property
     def named_session(self) -> str | None:
@@ -88,8 +92,10 @@ class Placer:
         registry: PodRegistry,
         read_keys: Callable[[], Sequence[str]],
         budget: MemoryBudget,
+        meter: Meter | None = None,
     ) -> None:
         """`read_keys` returns the gateway keys, the current one first."""
+        self._meter = meter
         self._registry = registry
         self.read_keys = read_keys
         self._budget = budget
@@ -104,6 +110,7 @@ class Placer:
         self.snapshots = SnapshotStore()
         self._streams = SnapshotStreams(self.snapshots, self._http, read_keys, self._name)
         self._recent = RecentAvatars()
+        self.silent_pods = SilentPods(registry)
 
     @property
     def services(self) -> frozenset[str]:
@@ -246,6 +253,7 @@ class Placer:
             ended_at = asyncio.get_running_loop().time()
             self._registry.release(placed.placement, ended_at)
             if placed.source is not None:
+                self.silent_pods.forget(placed.peer)
                 self._streams.leave(placed.source, placed.connection)
             if placed.lease is not None:
                 placed.lease.release()
@@ -277,6 +285,7 @@ class Placer:
             raise errors.PodError(key, "the pod was deleted")
         placement = self._registry.add_placement(key)
         connection = f"{self._name}/{next(self._numbers)}"
+        record, account = self._announce(request, pod)
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 peer = await upgrade.connect(
@@ -286,13 +295,18 @@ class Placer:
                     {
                         **_headers(headers, request, pod, self.read_keys()),
                         labels.CONNECTION_HEADER: connection,
+                        **({labels.USAGE_HEADER: account} if account else {}),
                     },
                     subprotocols,
                     self._budget,
                 )
         except BaseException as error:
             self._registry.release(placement)
+            if self._meter is not None and isinstance(error, errors.PodRejection):
+                self._meter.withdraw(record)
             if isinstance(error, errors.PodRejection) and not _is_request_error(error):
+                if error.code == routing.Shortage.NO_CAPACITY.value:
+                    self._registry.refuse(key, asyncio.get_running_loop().time())
                 raise errors.PodError(key, f"{error.status} {error.code}") from error
             if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
                 raise errors.PodError(key, repr(error)) from error
@@ -302,7 +316,17 @@ class Placer:
         if is_followed:
             self._streams.follow(pod, connection)
         source = pod if is_followed else None
-        return PlacedSession(key, peer, placement, pod.gpu_class, connection, source)
+        return PlacedSession(
+            key, peer, placement, pod.gpu_class, connection, source, usage_record=record
+        )
+
+    def _announce(self, request: SessionRequest, pod: Pod) -> tuple[str, str]:
+        """Return the id of the record of a connection, and what its pod gets for it."""
+        if self._meter is None:
+            return "", ""
+        return self._meter.place(
+            request.principal.tenant_name, request.model, pod, is_new=request.resume is None
+        )
 
 
 def _missing(model: str) -> str:

@@ -20,12 +20,13 @@ from avatar_gateway.core.frames import GOING_AWAY, Opcode
 from avatar_gateway.serving.peer import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from avatar_gateway.core.frames import Close
     from avatar_gateway.serving.peer import Peer
 
 _TOO_BIG, _INTERNAL_ERROR, _RESTART = 1009, 1011, 1012
+_TOO_LARGE: Final = "message_too_large"
 _DELAY_S: Final = 0.01
 """Shorter delays are not worth a timer; they add up to longer ones."""
 
@@ -46,7 +47,7 @@ class End:
     code: int
     reason: str
     error: str | None = None
-    """Code of the `error` event that the caller gets first, if it sent what is not allowed."""
+    """Code of the `error` event that the caller gets first; `None` for no event."""
     is_lost: bool = False
     """Whether the connection ended without a close frame."""
 
@@ -86,10 +87,20 @@ async def relay(
                 caller.send(Opcode.TEXT, json.dumps(event).encode())
             end = replace(end, code=_RESTART, reason="the session continues on another pod")
     if end.error is not None:
-        rejection = errors.Rejection(end.error, end.reason, limit=MAX_MESSAGE_BYTES)
+        limit = MAX_MESSAGE_BYTES if end.error == _TOO_LARGE else None
+        rejection = errors.Rejection(end.error, end.reason, limit=limit)
         caller.send(Opcode.TEXT, json.dumps(rejections.error_event(rejection)).encode())
-    await asyncio.gather(caller.close(end.code, end.reason), pod.close(end.code, end.reason))
+    await _close([caller, pod], end)
     return end
+
+
+async def _close(peers: Sequence[Peer], end: End) -> None:
+    """Close both sides; nearly always at most one of them has to answer."""
+    unanswered = [each for each in peers if not each.close_at_once(end.code, end.reason)]
+    if len(unanswered) == 1:
+        await unanswered[0].wait_closed()
+    else:
+        await asyncio.gather(*(each.wait_closed() for each in unanswered))
 
 
 def _precedence(end: End) -> int:
@@ -162,7 +173,7 @@ class _Direction:
 
 def _closed(side: Side, close: Close) -> End:
     is_too_large = side is Side.CALLER and close.is_violation and close.code == _TOO_BIG
-    return End(side, close.code, close.reason, "message_too_large" if is_too_large else None)
+    return End(side, close.code, close.reason, _TOO_LARGE if is_too_large else None)
 
 
 def _connection_lost(side: Side) -> End:

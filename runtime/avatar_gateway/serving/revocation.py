@@ -91,8 +91,14 @@ _TOO_LONG: Final = proxy.End(
     proxy.Side.GATEWAY, MAX_DURATION_CLOSE, "the session reached its maximum duration"
 )
 _REVOKED: Final = proxy.End(
-    proxy.Side.GATEWAY, REVOKED_CLOSE, "credential_revoked: the credential was revoked"
+    proxy.Side.GATEWAY,
+    REVOKED_CLOSE,
+    "credential_revoked: the credential was revoked",
+    "credential_revoked",
 )
 _FORBIDDEN: Final = proxy.End(
-    proxy.Side.GATEWAY, FORBIDDEN_CLOSE, "access_revoked: the tenant may not use this service"
+    proxy.Side.GATEWAY,
+    FORBIDDEN_CLOSE,
+    "access_revoked: the tenant may not use this service",
+    "access_revoked",
 )

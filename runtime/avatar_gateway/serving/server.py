@@ -25,7 +25,7 @@ from avatar_gateway.core.connections import (
     is_trusted,
 )
 from avatar_gateway.serving import answers
-from avatar_gateway.serving.connection import Connection, connection_of
+from avatar_gateway.serving.connection import Connection, SmallReads, connection_of
 
 if TYPE_CHECKING:
     import ssl
@@ -197,7 +197,7 @@ class Listener:
         try:
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(
-                lambda: connection,
+                lambda: SmallReads(connection),
                 accepted,
                 ssl=self._tls,
                 ssl_handshake_timeout=None if self._tls is None else tls.HANDSHAKE_S,

@@ -61,6 +61,8 @@ class SessionCarrier:
         """
         model, principal = session_request.model, session_request.principal
         can_resume = session_request.can_resume and placed.peer.resume_s > 0
+        if placed.source is not None:
+            self._placer.silent_pods.watch(placed.peer, placed.source)
         stop = self._sessions.start(model, principal, can_resume=can_resume)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         segment = self._meter_start(session_request, placed, caller)
@@ -109,6 +111,7 @@ class SessionCarrier:
             placed.named_session,
             is_new=request.resume is None,
             count_bytes=lambda: (placed.peer.forwarded_bytes, caller.forwarded_bytes),
+            record=placed.usage_record,
         )
 
     async def _recover(self, placed: PlacedSession) -> Mapping[str, object] | None:

@@ -45,6 +45,7 @@ class SessionOpener:
             Rejection: the caller may not have a session any more, or none can be had now.
             PodRejection: a pod rejected the request itself; every pod would reject it.
         """
+        session_request = self._access.current(session_request)
         principal = session_request.principal
         self._authenticator.check_current(principal)
         self._access.check(principal, session_request.model)

@@ -30,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 1.0
 MAX_CONNECTIONS: Final = 16
+_MAX_MESSAGE: Final = 120
+MAX_CALLS: Final = 32
+"""Scripts that are sent together, so that the server is never busy for long."""
 _SCRIPTS: Final = "avatar_gateway.shared.scripts"
 _WITHOUT_COMMON: Final = frozenset({"count_use", "queue"})
 
@@ -58,6 +61,29 @@ class Script:
     sha: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One run of a script; its answer may be abandoned."""
+
+    script: Script
+    keys: int
+    values: Sequence[str]
+    answer: asyncio.Future[Any]
+
+    def take(self, answer: Any) -> None:
+        """Set the answer, which may be an error of this script alone."""
+        if isinstance(answer, Exception):
+            self.fail(answer)
+        elif not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, error: BaseException) -> None:
+        """Set the error; a call is not cancelled with the round trip that it is a part of."""
+        if not self.answer.done():
+            is_error = isinstance(error, Exception)
+            self.answer.set_exception(error if is_error else ConnectionError("it was stopped"))
+
+
 def load_script(name: str, package: str = _SCRIPTS) -> Script:
     """Return the script `NAME.lua`, after the functions of common.lua."""
     folder = resources.files(package)
@@ -77,6 +103,9 @@ class Connection:
         self._backoff = backoff
         self._is_up = True
         self._probe: asyncio.Task[None] | None = None
+        self._calls: list[_Call] = []
+        """Those of this turn of the event loop."""
+        self._running: set[asyncio.Task[None]] = set()
         parts = urlsplit(address.url)
         tls = {"ssl_ca_certs": address.ca} if address.ca and parts.scheme == "rediss" else {}
         pool = BlockingConnectionPool.from_url(
@@ -108,13 +137,8 @@ class Connection:
         """
         values = [*(self.prefix + key for key in keys), *map(str, arguments)]
 
-        async def call() -> Any:
-            try:
-                return await self._redis.evalsha(script.sha, len(keys), *values)
-            except NoScriptError:
-                return await self._redis.eval(script.text, len(keys), *values)
-
-        return await self.call(call)
+        call = _Call(script, len(keys), values, asyncio.get_running_loop().create_future())
+        return await self.call(lambda: self._answer(call))
 
     async def command(self, *words: object) -> Any:
         """Run one command, of which the caller has prefixed the keys.
@@ -137,13 +161,60 @@ class Connection:
                 return await operation()
         except ResponseError as error:
             # An answer, for example to a command that the server lacks: the server is there.
-            raise errors.SharedStateUnavailable(type(error).__name__) from error
+            # What it says is the cause: that its memory is full, or that it is a read-only replica.
+            text = f"{type(error).__name__}: {str(error)[:_MAX_MESSAGE]!r}"
+            raise errors.SharedStateUnavailable(text) from error
         except (RedisError, OSError, TimeoutError) as error:
             self._lose(error)
             raise errors.SharedStateUnavailable(type(error).__name__) from error
+        finally:
+            # The client waits by asyncio.wait_for, which loses a cancellation that comes together
+            # with an answer (Python 3.11). A loop that is cancelled would run on.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
+
+    async def _answer(self, call: _Call) -> Any:
+        """Send a call with the others of this turn of the event loop, and return its answer."""
+        if not self._calls:
+            asyncio.get_running_loop().call_soon(self._send_calls)
+        self._calls.append(call)
+        return await call.answer
+
+    def _send_calls(self) -> None:
+        calls, self._calls = self._calls, []
+        for at in range(0, len(calls), MAX_CALLS):
+            task = asyncio.create_task(self._run_all(calls[at : at + MAX_CALLS]), name="scripts")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run_all(self, calls: Sequence[_Call]) -> None:
+        """Run scripts in one round trip; each of them is atomic and fails by itself."""
+        try:
+            async with asyncio.timeout(DEADLINE_S), self._redis.pipeline(transaction=False) as pipe:
+                for call in calls:
+                    pipe.evalsha(call.script.sha, call.keys, *call.values)
+                answers = await pipe.execute(raise_on_error=False)
+                for at, answer in enumerate(answers):
+                    if isinstance(answer, NoScriptError):
+                        call = calls[at]
+                        pipe.eval(call.script.text, call.keys, *call.values)
+                again = iter(await pipe.execute(raise_on_error=False))
+        except BaseException as error:
+            for call in calls:
+                call.fail(error)
+            if not isinstance(error, (RedisError, OSError, TimeoutError)):
+                raise
+            return
+        for call, answer in zip(calls, answers, strict=True):
+            call.take(next(again) if isinstance(answer, NoScriptError) else answer)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; what is called from now on fails at once."""
+        self._is_up = False
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)

@@ -24,6 +24,7 @@ from avatar_gateway.shared.state import Finished, Overview
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import Tenant
     from avatar_gateway.shared.state import SharedState
 
@@ -36,6 +37,8 @@ GRACE_S: Final = 8.0
 
 Every gateway probes it at least every 5 s, and adds its leases within some seconds then.
 """
+MAX_BOUND: Final = 32
+"""Leases that are named in one round trip."""
 MAX_FINISHED: Final = 10_000
 """Ended leases that are remembered while the shared state is away; the others expire."""
 
@@ -54,6 +57,8 @@ class _Known:
     """What this gateway had."""
     overview: Overview = field(default_factory=Overview)
     """What all gateways had."""
+    at_loss: Mapping[str, Usage] = field(default_factory=dict)
+    """What this gateway had when it lost the shared state after that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +95,8 @@ class Leases:
         self._now = now
         self._held: dict[str, HeldLease] = {}
         self._own = LeaseTable()
+        self._asking: dict[str, Lease] = {}
+        """Leases that are counted here and that the shared state has not granted yet."""
         self._unbound: list[HeldLease] = []
         self._finished: list[tuple[HeldLease, bool]] = []
         self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
@@ -112,6 +119,12 @@ class Leases:
     def usage(self, tenant: str) -> Usage:
         """Return what this gateway has of a tenant; sessions whose caller is away count."""
         return self._own.usage(tenant, self._now_ms())
+
+    @property
+    def state_name(self) -> SharedStateName:
+        """Return whether the gateways count together: a server that refuses to is unavailable."""
+        is_away = self._alone is not None and self._alone_until == float("inf")
+        return "unavailable" if is_away else self.state.name
 
     async def acquire(self, tenant: Tenant, service: str) -> HeldLease:
         """Count a new session of a tenant.
@@ -199,11 +212,13 @@ class Leases:
         async with self._in_turn:
             try:
                 await self._exchange(renews=True)
-                own = self._count_own()
                 overview = await self.state.overview(self._gateway)
+                own = self._count_own()  # after that: what the overview counts is not new
             except errors.SharedStateUnavailable as error:
                 self._lose(error)
                 return
+        if overview.data_id and self._known.overview.data_id not in ("", overview.data_id):
+            self._lose(errors.SharedStateUnavailable("it has lost its data"))
         self._known = _Known(own, overview)
         before = self._alone
         if before is not None and before.overview.data_id == overview.data_id != "":
@@ -237,23 +252,36 @@ class Leases:
 
     async def _bind_all(self) -> None:
         while self._unbound:
-            held = self._unbound[0]
-            if await self.state.bind(held.lease, held.session_id):
-                self._own.bind(held.lease, held.session_id, self._now_ms())
-                held.lease = replace(held.lease, id=held.session_id)
-            self._unbound.pop(0)
+            # In one round trip; a connection whose session gets another name has the latest one.
+            some = list(dict.fromkeys(self._unbound))[:MAX_BOUND]
+            names = [each.session_id for each in some]
+            found = await asyncio.gather(
+                *(self.state.bind(each.lease, each.session_id) for each in some),
+                return_exceptions=True,
+            )
+            for held, name, bound in zip(some, names, found, strict=True):
+                if isinstance(bound, BaseException):
+                    raise bound
+                if bound:
+                    self._own.bind(held.lease, name, self._now_ms())
+                    held.lease = replace(held.lease, id=name)
+                if held.session_id == name:
+                    self._unbound = [each for each in self._unbound if each is not held]
 
     async def _acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
         """Ask the shared state, and the share of this gateway while it is alone."""
         refusal = self._acquire_alone(lease, limits)
         if refusal is not None:
             return refusal
+        self._asking[lease.owner] = lease
         try:
             return await self.state.acquire(lease, limits)
         except errors.SharedStateUnavailable as error:
-            self._own.release(lease, self._now_ms())
             self._lose(error)
+            self._own.release(lease, self._now_ms())
             return self._acquire_alone(lease, limits)
+        finally:
+            self._asking.pop(lease.owner, None)
 
     def _acquire_alone(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
         """Count a lease of this gateway; its limit is the share, or none if it is not alone."""
@@ -263,7 +291,8 @@ class Leases:
             total = known.overview.tenants.get(name, Usage())
             own, replicas = known.own.get(name, Usage()), known.overview.replicas
             month_ms = total.month_ms
-            mine = core.limits_alone(limits, own, total, lease.service, replicas)
+            at_loss = known.at_loss.get(name, Usage())
+            mine = core.limits_alone(limits, own, total, lease.service, replicas, at_loss)
         return self._own.acquire(lease, mine, month_ms, self._now_ms())
 
     def _note_refusal(self, tenant: str, which: str) -> None:
@@ -277,12 +306,17 @@ class Leases:
         self._alone_until = float("inf")
         if self._alone is not None:
             return
-        self._alone = self._known
+        self._alone = replace(self._known, at_loss=self._count_own())
         _log.warning("shared state away, sessions stay within the last known share: %s", error)
 
     def _count_own(self) -> Mapping[str, Usage]:
+        """Return what this gateway has, without the leases that may still be refused."""
         now_ms = self._now_ms()
-        return {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
+        found = {name: self._own.usage(name, now_ms) for name in self._own.tenants(now_ms)}
+        for lease in self._asking.values():
+            if (usage := found.get(lease.tenant)) is not None:
+                found[lease.tenant] = core.without_one(usage, lease.service)
+        return found
 
     def _new(self, lease_id: str, tenant: str, service: str) -> HeldLease:
         return HeldLease(Lease(lease_id, tenant, service, secrets.token_hex(8)), self)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import TenantLimits
-    from avatar_gateway.core.usage import HourTotal, Record
+    from avatar_gateway.core.usage import Claim, HourTotal, Record
 
 
 KEPT_MS: Final = 3_600_000
@@ -36,6 +36,10 @@ class MemoryState:
     def name(self) -> SharedStateName:
         """See `SharedState`."""
         return "none"
+
+    async def server_id(self) -> str:
+        """See `SharedState`."""
+        return ""
 
     async def acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
         """See `SharedState`."""
@@ -73,6 +77,9 @@ class MemoryState:
         """See `SharedState`."""
         self._ledger.report(records, self._now_ms(), self._month())
         self._ledger.forget(self._now_ms() - KEPT_MS)
+
+    async def claim_usage(self, claims: Sequence[Claim], now_ms: float) -> None:
+        """See `SharedState`; what another gateway had is not counted here."""
 
     async def close_abandoned(self) -> Sequence[Record]:
         """See `SharedState`; no other gateway leaves a record here."""

@@ -1,4 +1,7 @@
-"""Measures what the connections of this gateway use, and reports it every second."""
+"""Measures what the connections of this gateway use, and reports it every second.
+
+The connections of a gateway that is killed are closed by another one, with what their pods say.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,56 @@ import asyncio
 import json
 import logging
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import usage as pod_usage
+from avatar_contracts.labels import THE_REST
 from avatar_contracts.state import StateFault
 from avatar_gateway import errors
 from avatar_gateway.core import usage
-from avatar_gateway.core.usage import PLATFORM, UNKNOWN_CLASS, Account, Record
+from avatar_gateway.core.usage import (
+    PLATFORM,
+    UNKNOWN_CLASS,
+    Account,
+    Claim,
+    PlacedConnection,
+    Record,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from avatar_gateway.core.model import Pod
     from avatar_gateway.metrics import UsageMetrics
     from avatar_gateway.shared.state import SharedState
+    from avatar_gateway.shared.usage_accounts import UsageAccounts
     from avatar_gateway.shared.usage_log import UsageLog
 
 _log = logging.getLogger(__name__)
 
 REPORT_S: Final = 1.0
-"""How often figures are reported: what a gateway that is killed can lose."""
+"""How often figures are reported: what a gateway can lose that is killed together with a pod."""
 ABANDONED_EVERY: Final = 30
 """Reports between two looks for records of gateways that have died."""
+MAX_ABANDONED_CALLS: Final = 100
+"""Calls for records of dead gateways at a time; each returns some of them."""
 MAX_UNREPORTED: Final = 20_000
 """Closed records that are kept while the shared state is away; the log has the others."""
 MAX_KNOWN_SESSIONS: Final = 8192
 """Sessions whose account is remembered for the figures of their pods."""
 MAX_REJECTED: Final = 1000
 """Accounts whose rejections are counted apart; those of others count for `other`."""
-OTHER: Final = Account("other", "other", UNKNOWN_CLASS)
+RESENT_S: Final = 10.0
+"""Age of closed records that are reported again after the server of the state has started.
+
+A server that writes its log once a second may have lost the last two seconds.
+"""
+MAX_RESENT: Final = 20_000
+UNSTARTED_S: Final = 30.0
+"""Age of a placed connection that never began, whose record is closed then without figures."""
+OTHER: Final = Account(THE_REST, THE_REST, UNKNOWN_CLASS)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +88,27 @@ class Segment:
         self.meter.finish(self)
 
 
+class Resent:
+    """What was reported in the last seconds, in case the shared state loses it."""
+
+    def __init__(self) -> None:
+        self._records: deque[tuple[float, Record]] = deque(maxlen=MAX_RESENT)
+        self._claims: deque[tuple[float, Claim]] = deque(maxlen=MAX_RESENT)
+
+    def add(self, now: float, records: Iterable[Record], claims: Iterable[Claim]) -> None:
+        """Remember closed records and claims that were reported."""
+        self._records.extend((now, each) for each in records)
+        self._claims.extend((now, each) for each in claims)
+        for queue in (self._records, self._claims):
+            while queue and queue[0][0] < now - RESENT_S:
+                queue.popleft()
+
+    def since(self, at: float) -> tuple[list[Record], list[Claim]]:
+        """Return what was reported since a time."""
+        records = [each for when, each in self._records if when >= at]
+        return records, [each for when, each in self._claims if when >= at]
+
+
 class Meter:
     """Knows the open segments, and what was not reported yet."""
 
@@ -78,6 +121,7 @@ class Meter:
         now: Callable[[], float],
         time_s: Callable[[], float],
         metrics: UsageMetrics | None = None,
+        accounts: UsageAccounts | None = None,
     ) -> None:
         """Make a meter without segments.
 
@@ -89,6 +133,7 @@ class Meter:
             now: returns seconds on a monotonic clock.
             time_s: returns seconds since the epoch.
             metrics: gets what is new at each report.
+            accounts: reads and makes what pods say of connections; `None` to do without.
         """
         self._state = state
         self._usage_log = log
@@ -105,6 +150,35 @@ class Meter:
         self._rejected_before: dict[Account, int] = {}
         self._process = secrets.token_hex(12)
         self._of_pods: dict[str, Record] = {}
+        self._placed: OrderedDict[str, tuple[float, Account]] = OrderedDict()
+        self._texts = accounts
+        self._own: OrderedDict[str, None] = OrderedDict()
+        self._claims: dict[str, Claim] = {}
+        self._resent = Resent()
+        self._server = ""
+        self._reported_at = now()
+
+    def place(self, tenant: str, service: str, pod: Pod, *, is_new: bool) -> tuple[str, str]:
+        """Announce a connection to a pod.
+
+        Returns:
+            The id of its record for `start`, and the text for the pod, which may be empty.
+        """
+        record = f"conn_{secrets.token_hex(12)}"
+        if self._texts is None:
+            return record, ""
+        account = _account(tenant, service, pod.gpu_class)
+        at_ms, capacity = round(self._time_s() * 1000), self._capacity_of(pod.key)
+        placed = PlacedConnection(record, pod.uid, account, is_new, at_ms, capacity)
+        self._placed[record] = self._now(), account
+        self._own[record] = None
+        _bound(self._placed, MAX_UNREPORTED)
+        _bound(self._own, MAX_UNREPORTED)
+        return record, self._texts.seal(placed)
+
+    def withdraw(self, record: str) -> None:
+        """Forget a connection that its pod has refused."""
+        self._placed.pop(record, None)
 
     def start(
         self,
@@ -116,20 +190,21 @@ class Meter:
         *,
         is_new: bool,
         count_bytes: Callable[[], tuple[int, int]],
+        record: str = "",
     ) -> Segment:
-        """Begin to measure a connection."""
-        account = Account(tenant or PLATFORM, service, gpu_class or UNKNOWN_CLASS)
+        """Begin to measure a connection; `record` is what `place` has returned for it."""
+        account = _account(tenant, service, gpu_class)
         now = self._now()
+        self._placed.pop(record, None)
         segment = Segment(
             self,
-            f"conn_{secrets.token_hex(12)}", account, pod, is_new, count_bytes,
+            record or f"conn_{secrets.token_hex(12)}", account, pod, is_new, count_bytes,
             self._time_s(), now, now,
         )  # fmt: skip
         self._open.add(segment)
         if session_id is not None:
             self._accounts[f"{pod} {session_id}"] = account
-            while len(self._accounts) > MAX_KNOWN_SESSIONS:
-                self._accounts.popitem(last=False)
+            _bound(self._accounts, MAX_KNOWN_SESSIONS)
         return segment
 
     def finish(self, segment: Segment) -> None:
@@ -159,6 +234,7 @@ class Meter:
         found = pod_usage.parse_usage(document)
         if isinstance(found, StateFault):
             raise errors.StateError(found.key, found.value, found.limit)
+        self._take_claims(pod, document)
         for each in found:
             account = self._accounts.get(f"{pod.key} {each.id}")
             if account is None:  # of another gateway, or of nobody
@@ -167,6 +243,22 @@ class Meter:
             figures = usage.of(speech_ms=each.speech_ms, frames=each.frames)
             record_id = f"pod_{pod.uid}_{each.id}"
             self._of_pods[record_id] = Record(record_id, account, figures, each.ended, details)
+
+    def _take_claims(self, pod: Pod, document: Mapping[str, Any]) -> None:
+        """Take what a pod says of connections that have ended; own ones are known better here."""
+        found = pod_usage.parse_connections(document)
+        if isinstance(found, StateFault):
+            raise errors.StateError(found.key, found.value, found.limit)
+        if self._texts is None:
+            return
+        now_ms = self._time_s() * 1000
+        for each in found:
+            placed = self._texts.open(each.account)
+            if placed is None or placed.record in self._own:
+                continue
+            claim = usage.claim(placed, pod.uid, pod.key, each.connected_ms, now_ms)
+            if claim is not None and len(self._claims) < MAX_UNREPORTED:
+                self._claims[claim.record] = claim
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -192,18 +284,54 @@ class Meter:
         self._closed.clear()
         self._usage_log.write([*closed, *(each for each in of_pods if each.is_closed)])
         of_pods = [Record(each.id, each.account, each.figures, True, "") for each in of_pods]
-        self._unreported = [*self._unreported, *closed, *of_pods][-MAX_UNREPORTED:]
+        new = [*self._unreported, *closed, *of_pods, *self._unstarted()]
+        self._unreported = new[-MAX_UNREPORTED:]
         opened = [self._record(segment) for segment in self._open]
         rejected = dict(self._rejected)
         before = self._rejected_before
         changed = [key for key, count in rejected.items() if before.get(key) != count]
-        reported = [*self._unreported, *opened, *map(self._rejection_record, changed)]
+        claims: dict[str, Claim] = {}
         try:
+            await self._repeat_after_restart()
+            claims, self._claims = self._claims, {}  # pods go on to report others
+            reported = [*self._unreported, *opened]
+            reported += map(self._rejection_record, changed)
             await self._state.report_usage(reported)
+            await self._state.claim_usage(list(claims.values()), self._time_s() * 1000)
         except errors.SharedStateUnavailable as error:
-            _log.debug("usage not reported records=%d: %s", len(reported), error)
+            _log.debug("usage not reported records=%d: %s", len(self._unreported), error)
+            self._claims = claims | self._claims
             return
+        self._reported_at = self._now()
+        self._resent.add(self._reported_at, self._unreported, claims.values())
         self._unreported, self._rejected_before = [], rejected
+
+    async def _repeat_after_restart(self) -> None:
+        """Report again what was reported shortly before the server of the state has started.
+
+        The client of the server connects again by itself, so no call has to fail then.
+        """
+        server = await self._state.server_id()
+        if server != self._server:
+            is_first, self._server = not self._server, server
+            since = self._reported_at - RESENT_S  # there may have been no server for long
+            records, claims = ([], []) if is_first else self._resent.since(since)
+            self._unreported = [*records, *self._unreported][-MAX_UNREPORTED:]
+            self._claims = {claim.record: claim for claim in claims} | self._claims
+
+    def _unstarted(self) -> list[Record]:
+        """Return records without figures for connections that were placed and never began.
+
+        A pod may have had such a connection for a moment, and would claim it.
+        """
+        late, found = self._now() - UNSTARTED_S, []
+        while self._placed:
+            record, (at, account) = next(iter(self._placed.items()))
+            if at > late:
+                break
+            del self._placed[record]
+            found.append(Record(record, account, usage.NONE, is_closed=True))
+        return found
 
     async def close(self) -> None:
         """Report everything for the last time."""
@@ -212,12 +340,14 @@ class Meter:
 
     async def close_abandoned(self) -> None:
         """Write the records of gateways that have died to the log."""
-        try:
-            found = await self._state.close_abandoned()
-        except errors.SharedStateUnavailable:
-            return
-        self._usage_log.write(found)
-        if found:
+        for _ in range(MAX_ABANDONED_CALLS):
+            try:
+                found = await self._state.close_abandoned()
+            except errors.SharedStateUnavailable:
+                return
+            if not found:
+                return
+            self._usage_log.write(found)
             _log.info("usage of dead gateways closed records=%d", len(found))
 
     def _measure(self, segment: Segment) -> None:
@@ -255,3 +385,13 @@ class Meter:
         details = json.dumps({"gateway": self._gateway, "ended_s": round(self._time_s(), 3)})
         figures = usage.of(rejections=self._rejected[account])
         return Record(record_id, account, figures, is_closed=True, details=details)
+
+
+def _account(tenant: str, service: str, gpu_class: str) -> Account:
+    return Account(tenant or PLATFORM, service, gpu_class or UNKNOWN_CLASS)
+
+
+def _bound(known: OrderedDict[str, Any], limit: int) -> None:
+    """Forget the oldest entries beyond a limit."""
+    while len(known) > limit:
+        known.popitem(last=False)

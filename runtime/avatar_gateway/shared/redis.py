@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+import asyncio
+from itertools import groupby, islice
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from avatar_gateway import errors
 from avatar_gateway.core.leases import TTL_MS, Lease, QuotaExceeded, Usage
 from avatar_gateway.core.tenants import AtMonthlyLimit
 from avatar_gateway.core.usage import FIGURES, HIGHEST, NONE, Account, HourTotal, Record
-from avatar_gateway.shared.connection import load_script
+from avatar_gateway.shared.connection import MAX_CALLS, load_script
 from avatar_gateway.shared.state import Finished, Overview
 
 if TYPE_CHECKING:
@@ -17,10 +19,18 @@ if TYPE_CHECKING:
 
     from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import TenantLimits
-    from avatar_gateway.shared.connection import Connection
+    from avatar_gateway.core.usage import Claim
+    from avatar_gateway.shared.connection import Connection, Script
 
 GATEWAY_TTL_MS: Final = 10_000
 """A gateway that has not reported for so long does not count as a replica."""
+DATA_TTL_MS: Final = TTL_MS - 10_000
+"""How long the id of the data lives after a gateway has read it.
+
+It ends before the leases: a gateway renews them every 2 s, and probes a server that was away every
+5 s. A server that no gateway has reached for so long, or that has loaded an older copy of its data,
+has another id afterwards.
+"""
 MAX_TENANTS: Final = 5000
 """Tenants of an overview: those with the newest leases."""
 BATCH: Final = 500
@@ -33,7 +43,19 @@ KEPT_HOURS: Final = 400 * 24
 ABANDONED_MS: Final = 60_000
 """A record that nobody has reported for so long belongs to a gateway that has died."""
 
-_REPORT_USAGE, _CLOSE_ABANDONED = map(load_script, ("report_usage", "close_abandoned"))
+CLAIM_AGE_MS: Final = 12 * 3_600_000
+"""Age of a connection from which on a claim counts only if its record is known.
+
+Records are kept for a day, so that a pod cannot repeat a claim after that.
+"""
+
+_REPORT_USAGE, _CLAIM_USAGE, _CLOSE_ABANDONED = map(
+    load_script, ("report_usage", "claim_usage", "close_abandoned")
+)
+_DATA_ID: Final = "data-id"
+_LOST: Final = "lost"
+_Item = TypeVar("_Item")
+
 _ACQUIRE, _BIND, _TAKE_OVER, _RENEW, _FINISH, _OVERVIEW, _COUNT_USE = map(
     load_script, ("acquire", "bind", "take_over", "renew", "finish", "overview", "count_use")
 )
@@ -44,24 +66,34 @@ class RedisState:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._data_id = ""
+        """Of the data that this gateway has counted on; empty if it has read none yet."""
 
     @property
     def name(self) -> SharedStateName:
         """See `SharedState`."""
         return "ok" if self.connection.is_up else "unavailable"
 
+    async def server_id(self) -> str:
+        """See `SharedState`."""
+        found = await self.connection.command("INFO", "server")
+        return str(found.get("run_id", ""))
+
     async def acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
         """See `SharedState`."""
         is_refused = limits.at_monthly_limit is AtMonthlyLimit.REFUSE
         found = await self.connection.run(
             _ACQUIRE,
-            [*_keys(lease.tenant), f"months:{lease.tenant}"],
+            [*_keys(lease.tenant), f"months:{lease.tenant}", _DATA_ID],
             [
                 *(lease.tenant, lease.id, lease.owner, lease.service, TTL_MS),
                 *(_limit(limits.sessions), _limit(limits.sessions_per_service)),
                 _limit(limits.minutes_per_month if is_refused else None),
+                self._data_id,
             ],
         )
+        if found and found[0] == _LOST:
+            raise errors.SharedStateUnavailable("it has lost its data")
         return QuotaExceeded(found[0], int(found[1]), int(found[2])) if found else None
 
     async def bind(self, lease: Lease, session_id: str) -> bool:
@@ -76,25 +108,47 @@ class RedisState:
 
     async def renew(self, leases: Sequence[Lease]) -> None:
         """See `SharedState`."""
-        for tenant, batch in _batches((each.tenant, each) for each in leases):
-            values = [word for each in batch for word in (each.id, each.owner, each.service)]
-            await self.connection.run(_RENEW, _keys(tenant), [tenant, TTL_MS, *values])
+        await self._run_all(
+            (
+                _RENEW,
+                tenant,
+                [word for each in batch for word in (each.id, each.owner, each.service)],
+            )
+            for tenant, batch in _batches((each.tenant, each) for each in leases)
+        )
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """See `SharedState`."""
-        for tenant, batch in _batches((each.lease.tenant, each) for each in finished):
-            values = [
-                word
-                for each in batch
-                for word in (each.lease.id, each.lease.owner, int(each.is_suspended))
-            ]
-            await self.connection.run(_FINISH, _keys(tenant), [tenant, TTL_MS, *values])
+        await self._run_all(
+            (
+                _FINISH,
+                tenant,
+                [
+                    word
+                    for each in batch
+                    for word in (each.lease.id, each.lease.owner, int(each.is_suspended))
+                ],
+            )
+            for tenant, batch in _batches((each.lease.tenant, each) for each in finished)
+        )
+
+    async def _run_all(self, calls: Iterable[tuple[Script, str, Sequence[object]]]) -> None:
+        """Run a script for each of several tenants, some of them in one round trip."""
+        for some in batched(calls, MAX_CALLS):
+            await asyncio.gather(
+                *(
+                    self.connection.run(script, _keys(tenant), [tenant, TTL_MS, *values])
+                    for script, tenant, values in some
+                )
+            )
 
     async def overview(self, gateway: str) -> Overview:
         """See `SharedState`."""
-        values = (self.connection.prefix, gateway, GATEWAY_TTL_MS, MAX_TENANTS, token_hex(8))
-        keys = ["gateways", "tenants", "data-id"]
+        prefix, new_id = self.connection.prefix, token_hex(8)
+        values = (prefix, gateway, GATEWAY_TTL_MS, MAX_TENANTS, new_id, DATA_TTL_MS)
+        keys = ["gateways", "tenants", _DATA_ID]
         replicas, data_id, *rest = await self.connection.run(_OVERVIEW, keys, values)
+        self._data_id = data_id
         tenants = {}
         for at in range(0, len(rest), 4):
             name, sessions, month_ms, counts = rest[at : at + 4]
@@ -113,10 +167,22 @@ class RedisState:
                 values += [min(HIGHEST, max(0, figure)) for figure in each.figures]
             await self.connection.run(_REPORT_USAGE, ["open-records", "tenants"], values)
 
+    async def claim_usage(self, claims: Sequence[Claim], now_ms: float) -> None:
+        """See `SharedState`."""
+        for at in range(0, len(claims), RECORD_BATCH):
+            values: list[object] = [self.connection.prefix, len(FIGURES), CLAIM_AGE_MS]
+            for each in claims[at : at + RECORD_BATCH]:
+                account = each.account
+                values += [each.record, f"{account.tenant} {account.service} {account.gpu_class}"]
+                values += [each.details, round(now_ms - each.at_ms)]
+                values += [min(HIGHEST, max(0, figure)) for figure in each.figures]
+            await self.connection.run(_CLAIM_USAGE, ["open-records"], values)
+
     async def close_abandoned(self) -> Sequence[Record]:
         """See `SharedState`."""
-        values = (self.connection.prefix, ABANDONED_MS, RECORD_BATCH)
-        found = await self.connection.run(_CLOSE_ABANDONED, ["open-records"], values)
+        values = (self.connection.prefix, len(FIGURES), ABANDONED_MS, RECORD_BATCH)
+        keys = ["open-records", "tenants"]
+        found = await self.connection.run(_CLOSE_ABANDONED, keys, values)
         return [
             Record(key, _account(account), tuple(map(int, figures.split())), True, details)
             for key, account, figures, details in zip(*[iter(found)] * 4, strict=True)
@@ -142,6 +208,13 @@ class RedisState:
     async def close(self) -> None:
         """See `SharedState`."""
         await self.connection.close()
+
+
+def batched(items: Iterable[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    """Return the items in groups of at most `size`."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group
 
 
 def _keys(tenant: str) -> Sequence[str]:

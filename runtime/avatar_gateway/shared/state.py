@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.leases import Lease, QuotaExceeded, Usage
     from avatar_gateway.core.tenants import TenantLimits
-    from avatar_gateway.core.usage import HourTotal, Record
+    from avatar_gateway.core.usage import Claim, HourTotal, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,9 @@ class SharedState(Protocol):
     def name(self) -> SharedStateName:
         """`ok` or `unavailable`; `none` for a state that one gateway has for itself."""
 
+    async def server_id(self) -> str:
+        """Return another text after each start of the server, which may lose the last seconds."""
+
     async def acquire(self, lease: Lease, limits: TenantLimits) -> QuotaExceeded | None:
         """Count a new session, or return the limit that refuses it; atomic over all gateways."""
 
@@ -69,8 +72,14 @@ class SharedState(Protocol):
     async def report_usage(self, records: Sequence[Record]) -> None:
         """Count what is new in records."""
 
+    async def claim_usage(self, claims: Sequence[Claim], now_ms: float) -> None:
+        """Keep what pods say of connections that have ended, for `close_abandoned`."""
+
     async def close_abandoned(self) -> Sequence[Record]:
-        """Take some records of gateways that have died; each goes to one gateway."""
+        """Take some records of gateways that have died, with what pods claim for them.
+
+        Each goes to one gateway.
+        """
 
     async def usage(self, since: int, until: int) -> Sequence[HourTotal]:
         """Return the totals of the hours from `since` to before `until`, hours of the epoch."""

@@ -124,15 +124,17 @@ class KeySets:
             async with limit, asyncio.timeout(_FETCH_S):
                 url = issuer.jwks_url or await self._discover(issuer.issuer)
                 found = parse_key_set(await self._get(url))
+        except (aiohttp.ClientError, OSError) as error:
+            problem = _describe(error)
         except (KeySetError, ValueError) as error:
             problem = f"the key set {error}"
-        except (aiohttp.ClientError, OSError) as error:
-            problem = f"the issuer does not answer ({type(error).__name__})"
         else:
             problem = "" if found.keys else "the key set has no key that can be used"
             source.keys = found
         finally:
             source.task = None
+        if problem and source.keys is not None and source.keys.keys:
+            problem += "; the keys that were fetched last are used"
         if problem and problems.get(issuer.issuer) != problem:
             _log.warning("key set not fetched issuer=%s problem=%s", issuer.issuer, problem)
         if problem:
@@ -142,7 +144,11 @@ class KeySets:
 
     async def _discover(self, issuer: str) -> str:
         """Return the address of the key set, as OpenID Connect Discovery 1.0 defines it."""
-        document: dict[str, Any] = parse_object(await self._get(issuer.rstrip("/") + _DISCOVERY))
+        text = await self._get(issuer.rstrip("/") + _DISCOVERY)
+        try:
+            document: dict[str, Any] = parse_object(text)
+        except ValueError:
+            raise KeySetError("is described by a document that is not a JSON object") from None
         if document.get("issuer") != issuer:
             raise KeySetError("is described by a document of another issuer")
         url = document.get("jwks_uri")
@@ -166,6 +172,24 @@ class KeySets:
                 if len(body) > MAX_BYTES:
                     raise KeySetError(f"has more than {MAX_BYTES} bytes")
             return bytes(body)
+
+
+def _describe(error: aiohttp.ClientError | OSError) -> str:
+    """Return why an issuer gave no answer. The text of an error can name addresses and classes,
+    so it is not shown to tenants."""
+    match error:
+        case TimeoutError():
+            return f"the issuer does not answer within {_FETCH_S:.0f} s"
+        case aiohttp.ClientConnectorDNSError():
+            return "the issuer does not answer: its host name is not found"
+        case aiohttp.ClientSSLError():
+            return "the issuer does not answer: its TLS certificate is not accepted"
+        case aiohttp.InvalidURL():
+            return "the issuer has an address that is not a valid URL"
+        case aiohttp.ClientConnectorError() | OSError():
+            return "the issuer does not answer: its address does not accept a connection"
+        case _:
+            return "the issuer does not send a complete HTTP answer"
 
 
 def _place(issuer: Issuer) -> tuple[str, str]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnxruntime
 
 from avatar_runtime.audio import decoding, resampling
 from avatar_runtime.audio.exported_arrays import Array
 from avatar_runtime.errors import AssetError
+from avatar_runtime.onnx_runtime import onnxruntime
 from avatar_runtime.protocol import document_fields
 from avatar_runtime.protocol.document_fields import Count, Data, Table
 from avatar_runtime.protocol.turn_detection import WINDOW_MS

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
+    from avatar_contracts.state import StartStage
     from avatar_runtime.avatars.cache import AvatarInfo
     from avatar_runtime.batching.frames import Frame, FrameRequest
     from avatar_runtime.engine.device import Curve, Device, Memory, ModelInfo, Rendered
@@ -85,6 +86,8 @@ class Engine:
         self._model: ModelInfo | None = None
         self.avatars: Mapping[str, AvatarInfo] = {}
         """Current version of each avatar by name; set by `start` and `refresh_avatars`."""
+        self.start_stages: Mapping[StartStage, float] = {}
+        """Seconds of each stage of `start` that is complete; replaced by the engine's thread."""
         self.curve: Curve | None = None
         """The curve of the device; measured by `start`."""
 
@@ -237,18 +240,24 @@ class Engine:
         began = time.perf_counter()
         model = self._recovering.with_retries(lambda: self.device.load(self._model_dir), 0)
         loaded = time.perf_counter()
+        self.start_stages = {"weights": loaded - began}
         self._folder = loading.AvatarFolder(self._avatars_dir, self._names, model)
         self._table = table = AvatarTable(self._folder.start())
+        read = time.perf_counter()
+        self.start_stages = {"weights": loaded - began, "avatars": read - loaded}
         self._recovering.with_retries(lambda: self.device.serve(table), 0)
         self._model = model
         self._idle_frames = idle_frames.IdleFrames(table, idle_frames.CACHE_BYTES)
         self.avatars = table.infos()
         self.curve = self.device.curve() or self._measure(model)
         ended = time.perf_counter()
+        self.start_stages = {**self.start_stages, "warm_up": ended - read}
         _log.info(
-            "engine started device=%s model=%s avatars=%d load_s=%.2f warm_up_s=%.2f",
-            self.device.name, model.variant, len(self.avatars), loaded - began, ended - loaded,
-        )  # fmt: skip
+            "engine started device=%s model=%s avatars=%d weights_s=%.2f avatars_s=%.2f "
+            "warm_up_s=%.2f",
+            *(self.device.name, model.variant, len(self.avatars)),
+            *(loaded - began, read - loaded, ended - read),
+        )
 
     def _measure(self, model: ModelInfo) -> Curve:
         avatar = next(iter(self.avatars.values()))

@@ -6,6 +6,7 @@ The session has no socket, no task and no clock. `Session` states what its calle
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 
 MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
+EXPIRY_NOTICE_S: Final = 60.0
+"""How long before its maximum duration a client is warned, if that is at least twice as long."""
 MAX_EVENTS_PER_S: Final = 1000
 MAX_ERRORS_PER_10_S: Final = 100
 _EMPTY_DELTA: Final = '"}'
@@ -156,6 +159,10 @@ class Session(Generic[W]):
         self._limits = limits
         self._active_at = now
         self._ends_at = now + limits.max_duration_s
+        self._warns_at: float | None = None
+        """When the client is warned of the end; None once it is, and in a short session."""
+        if limits.max_duration_s >= 2 * EXPIRY_NOTICE_S:
+            self._warns_at = self._ends_at - EXPIRY_NOTICE_S
         self._event_rate = RateLimiter(MAX_EVENTS_PER_S, 1.0)
         self._error_rate = RateLimiter(MAX_ERRORS_PER_10_S, 10.0)
         self.suffix = continues or read_only.id.removeprefix("sess_")
@@ -400,6 +407,11 @@ class Session(Generic[W]):
         self._speech.tick(now)
         if now >= self._ends_at:
             self.end(4410, "the session reached its maximum duration", now)
+        elif self._warns_at is not None and now >= self._warns_at:
+            self._warns_at = None
+            left_s = math.ceil(self._ends_at - now)
+            message = f"the session reaches its maximum duration in {left_s} s, and ends then"
+            self._outbox.warn("session_expiring", message)
         elif now >= self._active_at + self._limits.idle_timeout_s:
             self.end(4408, "the session was idle for too long", now)
 
@@ -407,6 +419,7 @@ class Session(Generic[W]):
         """Return when `tick` must be called next, monotonic seconds."""
         times = (
             self._ends_at,
+            self._warns_at,
             self._active_at + self._limits.idle_timeout_s,
             self._speech.stops_at,
             self._speech.next_drop(),
@@ -465,6 +478,9 @@ class Session(Generic[W]):
             ProtocolError: a field is missing or wrong; the session is of no use then.
         """
         document_fields.restore(self, fields, _STATE, now)
+        warns_at = self._ends_at - EXPIRY_NOTICE_S
+        # A session that moves after that has warned its client before.
+        self._warns_at = warns_at if now < warns_at else None
         document_fields.restore(self.received, fields.nested("received"), RECEIVED)
         binary = fields.nested("binary_input")
         document_fields.restore(self._binary_input, binary, BinaryInput.STATE)

@@ -74,7 +74,8 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
             return StreamingResponse(
                 usage.lines(runtime, identity.pod), media_type="application/x-ndjson"
             )
-        body = usage.encode(identity.pod, list(runtime.usage.documents()))
+        ended = [document for _, document in runtime.usage.connections()]
+        body = usage.encode(identity.pod, list(runtime.usage.documents()), ended)
         return Response(body, media_type="application/json")
 
     @app.post(labels.DRAIN_PATH, dependencies=[Depends(may_control)])

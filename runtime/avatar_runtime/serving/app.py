@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from avatar_contracts import labels, refusals
+from avatar_contracts import labels, refusals, usage
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import resume
 from avatar_runtime.serving import (
@@ -103,7 +103,8 @@ async def serve_session(websocket: WebSocket, runtime: Runtime, sessions: LiveSe
     except WebSocketDisconnect:
         _log.info("client left before its session started")
     else:
-        await live.carry(websocket, carrier=_carrier(request, runtime))
+        with runtime.usage.connected(_account(request)):
+            await live.carry(websocket, carrier=_carrier(request, runtime))
 
 
 async def _open_session(
@@ -151,7 +152,8 @@ async def _resume(
             await websocket.accept(_subprotocol(websocket), headers)
             message = await _first_message(websocket)
             live = await _find(request.query["resume"], message, runtime, sessions)
-        await live.carry(websocket, message, _carrier(request, runtime))
+        with runtime.usage.connected(_account(request)):
+            await live.carry(websocket, message, _carrier(request, runtime))
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
@@ -237,6 +239,11 @@ def _carrier(request: admission.SessionRequest, runtime: Runtime) -> str:
     """Return what the gateway calls the connection; empty if no gateway has opened it."""
     named = request.headers.get(labels.CONNECTION_HEADER.lower(), "")
     return named[: labels.MAX_CONNECTION_NAME]
+
+
+def _account(request: admission.SessionRequest) -> str:
+    """Return whom gateways count the connection for; empty if no gateway has opened it."""
+    return usage.parse_account(request.headers.get(labels.USAGE_HEADER.lower(), ""))
 
 
 def _resume_header(runtime: Runtime) -> Headers:

@@ -23,6 +23,7 @@ _TRUSTED_HEADERS: Final = frozenset(
         labels.SESSION_TOKEN_HEADER,
         labels.CALLER_HEADER,
         labels.CONNECTION_HEADER,
+        labels.USAGE_HEADER,
         labels.SERVICE_HEADER,
     )
 )

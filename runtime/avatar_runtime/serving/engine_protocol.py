@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from avatar_contracts.state import StartStage
     from avatar_runtime.avatars.cache import AvatarInfo
     from avatar_runtime.batching.frames import Frame, FrameRequest
     from avatar_runtime.engine import device, engine
@@ -27,6 +28,8 @@ class Engine(Protocol):
     def pads(self) -> bool: ...
     @property
     def overlaps(self) -> bool: ...
+    @property
+    def start_stages(self) -> Mapping[StartStage, float]: ...
     async def start(self) -> None: ...
     async def run(
         self, batch: Sequence[FrameRequest], on_free: Callable[[], None]

@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from avatar_contracts import session_ids
+from avatar_contracts.state import START_STAGES
+from avatar_runtime import process_age
 from avatar_runtime.audio import voice_activity
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
@@ -33,7 +35,7 @@ from avatar_runtime.video import trial
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from avatar_contracts.state import StateDocument
+    from avatar_contracts.state import StartDocument, StartStage, StateDocument
     from avatar_runtime.batching.frames import AudioWindow, FrameRequest
     from avatar_runtime.metrics import Load, Metrics
     from avatar_runtime.protocol.resume import Resume
@@ -96,6 +98,7 @@ class Runtime:
         """The sessions of this pod, also those that wait for their client."""
         self.large_messages = LargeMessages()
         self.usage = UsageReports(clock)
+        self._process_s: float | None = None
         self.video_encoders = VideoEncoders(metrics, settings.sessions.fps)
         self.stopping = False
         """Whether the state streams end, because the process stops."""
@@ -135,7 +138,9 @@ class Runtime:
             EngineError: the engine cannot start.
         """
         await asyncio.to_thread(voice_activity.load)
+        self._process_s = process_age.seconds()
         await self._engine.start()
+        self.metrics.set_start(self.start_document()["seconds"])
         if self._engine.device_name == "cuda":
             self.video_encoders.codec = await asyncio.to_thread(trial.choose)
         self._set_capacity()
@@ -298,6 +303,15 @@ class Runtime:
             self._load, self._load_at = self.metrics.load(now), now
         return self._load
 
+    def start_document(self) -> StartDocument:
+        """Return how far the start is."""
+        done: dict[StartStage, float] = dict(self._engine.start_stages)
+        if self._process_s is not None:
+            done["process"] = self._process_s
+        known = {stage: round(done[stage], 3) for stage in START_STAGES if stage in done}
+        current = next((stage for stage in START_STAGES if stage not in known), "ready")
+        return {"stage": "ready" if self.slots.is_ready else current, "seconds": known}
+
     def state(self) -> StateDocument:
         """Return the state document: docs/architecture.md, "State and control"."""
         identity, load, slots = self.settings.identity, self.load(), self.slots
@@ -329,6 +343,7 @@ class Runtime:
             "batch_fill_ratio": round(load.batch_fill_ratio, 4),
             "device": self._engine.device_name,
             "calibration": curve.as_document() if curve else None,
+            "start": self.start_document(),
             "sequence": self._sequence,
         }
 

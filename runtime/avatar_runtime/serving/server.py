@@ -20,6 +20,7 @@ from websockets.protocol import State
 
 from avatar_contracts import socket_buffers, tls
 from avatar_contracts.tcp import PeerEnd, peer_end
+from avatar_runtime import cpus
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
@@ -250,6 +251,7 @@ async def serve(make: Callable[[], Runtime]) -> None:
     runtime = make()
     stop_signal = _signals()
     async with listening(runtime):
+        _log.info("CPUs to compute on=%s", cpus.find())
         error = await until_end(runtime, stop_signal)
     if error is not None:
         raise error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from avatar_contracts import usage
@@ -12,7 +14,7 @@ from avatar_contracts import usage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from avatar_contracts.usage import SessionUsageDocument
+    from avatar_contracts.usage import ConnectionUsageDocument, SessionUsageDocument
     from avatar_runtime.serving.changes import ChangeNotifier
 
 
@@ -35,6 +37,14 @@ class Stopping(Protocol):
         """Return the time, monotonic seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class _EndedConnection:
+    number: int
+    """Connections that have ended before it on this pod."""
+    at: float
+    document: ConnectionUsageDocument
+
+
 class UsageReports:
     """The figures of the sessions of a pod, and of those that ended a short time ago."""
 
@@ -42,6 +52,38 @@ class UsageReports:
         self._clock = clock
         self._live: dict[str, Metered] = {}
         self._ended: OrderedDict[str, tuple[float, SessionUsageDocument]] = OrderedDict()
+        self._connections: deque[_EndedConnection] = deque(maxlen=usage.MAX_KEPT)
+        self._ended_connections = 0
+
+    @contextmanager
+    def connected(self, account: str) -> Iterator[None]:
+        """Measure a connection that a gateway knows by `account`; nothing if that is empty."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            if account:
+                self._end_connection(account, began)
+
+    def _end_connection(self, account: str, began: float) -> None:
+        now = self._clock()
+        while self._connections and self._connections[0].at < now - usage.KEPT_S:
+            self._connections.popleft()
+        document: ConnectionUsageDocument = {
+            "account": account,
+            "connected_ms": round((now - began) * 1000),
+        }
+        self._connections.append(_EndedConnection(self._ended_connections, now, document))
+        self._ended_connections += 1
+
+    def connections(self, since: int = 0) -> list[tuple[int, ConnectionUsageDocument]]:
+        """Return the connections that have ended, with their numbers, from number `since` on."""
+        found = []
+        for each in reversed(self._connections):
+            if each.number < since:
+                break
+            found.append((each.number, each.document))
+        return found[::-1]
 
     def add(self, session_id: str, session: Metered) -> None:
         """Report a session from now on."""
@@ -70,15 +112,23 @@ class UsageWatcher:
     def __init__(self, reports: UsageReports) -> None:
         self._reports = reports
         self._told: dict[str, SessionUsageDocument] = {}
+        self._next_connection = 0
 
     def next_changes(self) -> list[SessionUsageDocument]:
         """Return the figures that have changed since the last call."""
         current = {document["id"]: document for document in self._reports.documents()}
         changed = [each for key, each in current.items() if self._told.get(key) != each]
-        del changed[usage.MAX_SESSIONS :]
+        del changed[usage.SESSIONS_A_LINE :]
         self._told = {key: told for key, told in self._told.items() if key in current}
         self._told |= {document["id"]: document for document in changed}
         return changed
+
+    def next_connections(self) -> list[ConnectionUsageDocument]:
+        """Return connections that have ended since the last call."""
+        found = self._reports.connections(self._next_connection)[: usage.CONNECTIONS_A_LINE]
+        if found:
+            self._next_connection = found[-1][0] + 1
+        return [document for _, document in found]
 
 
 async def lines(runtime: Stopping, pod: str) -> AsyncIterator[bytes]:
@@ -87,9 +137,10 @@ async def lines(runtime: Stopping, pod: str) -> AsyncIterator[bytes]:
     sent_at = -math.inf
     while True:
         now, changed = runtime.clock(), watcher.next_changes()
-        if changed or now - sent_at >= usage.LINE_AGE_S:
+        connections = watcher.next_connections()
+        if changed or connections or now - sent_at >= usage.LINE_AGE_S:
             sent_at = now
-            yield encode(pod, changed)
+            yield encode(pod, changed, connections)
         while runtime.clock() < now + usage.LINE_SPACING_S:
             if runtime.stopping:
                 return
@@ -97,7 +148,15 @@ async def lines(runtime: Stopping, pod: str) -> AsyncIterator[bytes]:
             await runtime.changes.wait(runtime.changes.count, left_s)
 
 
-def encode(pod: str, sessions: Sequence[SessionUsageDocument]) -> bytes:
+def encode(
+    pod: str,
+    sessions: Sequence[SessionUsageDocument],
+    connections: Sequence[ConnectionUsageDocument],
+) -> bytes:
     """Return one line of the stream."""
-    document: usage.UsageDocument = {"pod": pod, "sessions": sessions}
+    document: usage.UsageDocument = {
+        "pod": pod,
+        "sessions": sessions,
+        "connections": connections,
+    }
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"

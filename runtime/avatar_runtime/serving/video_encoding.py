@@ -1,14 +1,14 @@
-"""Encodes the frames of all sessions off the event loop, on as many threads as there are cores."""
+"""Encodes the frames of all sessions off the event loop, on as many threads as the pod has CPUs."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from avatar_runtime import cpus
 from avatar_runtime.protocol.media import RawImage
 from avatar_runtime.video import h264
 from avatar_runtime.video.fmp4 import FileEncoder
@@ -22,7 +22,7 @@ class VideoEncoders:
     """The threads that the sessions share."""
 
     def __init__(self, metrics: Metrics, fps: int) -> None:
-        cores = len(os.sched_getaffinity(0))
+        cores = cpus.find().count
         self._pool = ThreadPoolExecutor(cores, "h264")  # a thread starts with its first frame
         # Idle frames of many sessions leave threads to those that speak.
         self._idle_turns = asyncio.Semaphore(max(1, cores // 2))

@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -23,7 +24,7 @@ from avatar_runtime import errors
 from avatar_runtime.tools import public_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 MAX_REDIRECTS: Final = 3
@@ -31,6 +32,7 @@ CONNECT_S: Final = 15.0
 STALL_S: Final = 30.0
 """A connection that sends nothing for longer has failed."""
 TOTAL_S: Final = 1800.0
+AUTHORIZATION: Final = "Authorization"
 CHUNK_BYTES: Final = 1 << 18
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _PORTS: Final = {"http": 80, "https": 443}
@@ -57,33 +59,57 @@ def fetch(request: Request, out: Path) -> int:
         FetchError: the URL is not allowed, or the file is another one; permanent.
         FetchFailed: the server did not deliver the file; another attempt may succeed.
     """
-    with _TimeLimit(TOTAL_S) as limit:
+    with opened(request.url, request.hosts) as response:
+        return _save(response, request, out)
+
+
+@contextlib.contextmanager
+def opened(
+    url: str, hosts: tuple[str, ...], headers: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[http.client.HTTPResponse]:
+    """Request a URL, follow its redirects, and give the response: 200, or 206 to a `Range`.
+
+    `Authorization` is sent to the host of `url` only. The connection breaks after `TOTAL_S`.
+
+    Raises:
+        FetchError: a URL is not allowed, or the server says that the request is wrong; permanent.
+        FetchFailed: the server does not answer, or not in time; another attempt may succeed.
+    """
+    with _TimeLimit(TOTAL_S) as limit, contextlib.ExitStack() as open_parts:
         try:
-            return _follow(request, out, limit)
+            yield _follow(url, hosts, headers, limit, open_parts)
         except errors.FetchError as error:
             if not limit.passed:
                 raise
             fault = f"the download took longer than {TOTAL_S:.0f} s"
-            raise errors.FetchFailed(request.url, fault) from error
+            raise errors.FetchFailed(url, fault) from error
 
 
-def _follow(request: Request, out: Path, limit: _TimeLimit) -> int:
-    url = request.url
+def _follow(
+    url: str,
+    hosts: tuple[str, ...],
+    headers: Mapping[str, str],
+    limit: _TimeLimit,
+    open_parts: contextlib.ExitStack,
+) -> http.client.HTTPResponse:
+    first = _checked(url, hosts)
     for _ in range(MAX_REDIRECTS + 1):
-        parts = _checked(url, request.hosts)
-        connection = _connect(parts, request.hosts, limit)
-        with (
-            contextlib.closing(connection),
-            contextlib.closing(_get(connection, parts)) as response,
-        ):
-            if response.status in _REDIRECTS:
-                location = response.getheader("Location")
-                if not location:
-                    raise errors.FetchFailed(url, "the redirect names no location")
-                url = _joined(url, location)
-                continue
-            return _save(response, request, out)
-    raise errors.FetchError(request.url, f"more than {MAX_REDIRECTS} redirects")
+        parts = _checked(url, hosts)
+        same = (parts.scheme, parts.netloc) == (first.scheme, first.netloc)
+        sent = {name: text for name, text in headers.items() if same or name != AUTHORIZATION}
+        with contextlib.ExitStack() as attempt:
+            connection = _connect(parts, hosts, limit)
+            attempt.callback(connection.close)
+            response = _get(connection, parts, sent)
+            attempt.callback(response.close)
+            if response.status not in _REDIRECTS:
+                open_parts.push(attempt.pop_all())
+                return response
+            location = response.getheader("Location")
+            if not location:
+                raise errors.FetchFailed(url, "the redirect names no location")
+            url = _joined(url, location)
+    raise errors.FetchError(first.geturl(), f"more than {MAX_REDIRECTS} redirects")
 
 
 def _joined(url: str, location: str) -> str:
@@ -218,8 +244,10 @@ class _PinnedHTTPS(_Pinned):
         self.sock.do_handshake()
 
 
-def _get(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
-    """Send the request, and return the response: 200 or a redirect.
+def _get(
+    connection: http.client.HTTPConnection, parts: SplitResult, headers: Mapping[str, str]
+) -> http.client.HTTPResponse:
+    """Send the request, and return the response: 200, 206 to a `Range`, or a redirect.
 
     Raises:
         FetchError: the server says that the request is wrong.
@@ -228,11 +256,12 @@ def _get(connection: http.client.HTTPConnection, parts: SplitResult) -> http.cli
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     url = parts.geturl()
     try:
-        connection.request("GET", target, headers={"Accept-Encoding": "identity"})
+        connection.request("GET", target, headers={"Accept-Encoding": "identity", **headers})
         response = connection.getresponse()
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise errors.FetchFailed(url, f"no response: {error}") from error
-    if response.status != 200 and response.status not in _REDIRECTS:
+    expected = (200, 206) if "Range" in headers else (200,)
+    if response.status not in (*expected, *_REDIRECTS):
         response.close()  # it has the socket, which the connection does not close then
         wrong = 400 <= response.status < 500 and response.status not in _MAY_PASS
         kind = errors.FetchError if wrong else errors.FetchFailed
@@ -249,7 +278,7 @@ def _save(response: http.client.HTTPResponse, request: Request, out: Path) -> in
     digest, size = hashlib.sha256(), 0
     try:
         with partial.open("wb") as file:
-            while chunk := _read(response, request.url):
+            while chunk := read(response, request.url):
                 size += len(chunk)
                 if size > request.max_bytes:
                     raise _too_large(request, size)
@@ -266,7 +295,12 @@ def _save(response: http.client.HTTPResponse, request: Request, out: Path) -> in
     return size
 
 
-def _read(response: http.client.HTTPResponse, url: str) -> bytes:
+def read(response: http.client.HTTPResponse, url: str) -> bytes:
+    """Return the next part of a body, empty at its end.
+
+    Raises:
+        FetchFailed: the connection broke.
+    """
     try:
         return response.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException, ValueError) as error:

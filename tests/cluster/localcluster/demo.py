@@ -82,8 +82,8 @@ class Demo:
         """Draw a clip of a talking face, and prepare an avatar from it."""
         clip, out = RESULTS / "mira.mp4", RESULTS / "avatars" / "mira"
         out.parent.mkdir(exist_ok=True)
-        await _run(sys.executable, "-m", "avatar_training", "clip", "--out", str(clip))
-        await _run(
+        await run_program(sys.executable, "-m", "avatar_training", "clip", "--out", str(clip))
+        await run_program(
             sys.executable, "-m", "avatar_runtime", "prepare",
             "--source", str(clip), "--model", str(ROOT / "examples" / "models" / "demo"),
             "--out", str(out), "--consent", "Drawn by the project; no person is shown.",
@@ -102,7 +102,7 @@ class Demo:
             "--out", str(RESULTS / "talking.mp4"), "--sheet", str(RESULTS / "contact-sheet.png"),
             "--json", str(figures), "--every-frame",
         ]  # fmt: skip
-        await _run(
+        await run_program(
             sys.executable, "-m", "avatar_client", *arguments, env={"AVATAR_API_KEY": self.key}
         )
         session = json.loads(figures.read_text())
@@ -123,7 +123,7 @@ class Demo:
             "wait", f"avs/{SPEAKER}", "--for=condition=Ready", f"--timeout={READY_S}s"
         )
         figures = RESULTS / "said.json"
-        await _run(
+        await run_program(
             sys.executable, "-m", "avatar_client", "say", SENTENCE,
             "--url", f"ws://{await self.gateway()}", "--model", f"default/{SPEAKER}",
             "--out", str(RESULTS / "said.mp4"), "--json", str(figures), "--every-frame",
@@ -165,7 +165,7 @@ def speech_endpoint() -> Iterator[str]:
         process.wait(10)
 
 
-async def _run(*command: str, env: Mapping[str, str] | None = None) -> None:
+async def run_program(*command: str, env: Mapping[str, str] | None = None) -> None:
     """Run a command.
 
     Raises:
@@ -229,15 +229,16 @@ async def stay_up(demo: Demo) -> None:
     await asyncio.Event().wait()
 
 
-def summary(document: Mapping[str, object]) -> str:
-    """Return the last lines of a successful run."""
+def summary(document: Mapping[str, object], folder: Path = RESULTS) -> str:
+    """Return the last lines of a successful run; `folder` has its results."""
     return (
         f"{document['frames']} frames at {document['fps']} fps, first after "
         f"{document['first_frame_ms']} ms, batch {document['batch_size']} on "
         f"{document['gpu_class']} ({document['pod']})\n"
         + "\n".join(
-            f"  build/demo/{name}"
+            f"  {(folder / name).relative_to(ROOT)}"
             for name in ("talking.mp4", "contact-sheet.png", "prepared.jpg", "report.json")
+            if (folder / name).exists()
         )
     )
 

@@ -50,7 +50,7 @@ async def install_chart(
     the namespace `system`.
     """
     chart = paths.REPOSITORY / "charts" / "avatar-operator"
-    values = json.dumps({"operator": {"watchNamespaces": namespaces}})
+    values = json.dumps({"operator": {"watchNamespaces": namespaces}, "cleanup": {"notice": False}})
     await cluster.helm(
         *("install", "avatar", chart, "-n", system, "--create-namespace", "--values", "-"),
         stdin=values,

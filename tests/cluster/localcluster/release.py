@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from localcluster import paths, waiting
+from localcluster.controlplane import kubeapi
 
 if TYPE_CHECKING:
     from localcluster.controlplane.cluster import ControlPlane
@@ -22,6 +23,8 @@ SYSTEM: Final = "avatar-system"
 KEYS: Final = "avatar-keys"
 """The namespace of the API keys of tenants."""
 LEASE: Final = "avatar-avatar-operator-operator"
+CORE: Final = "/api/v1"
+GROUP: Final = "/apis/avatar.musetalk.io/v1alpha1"
 FPS: Final = 25  # a served session has more than one second of frames
 
 
@@ -38,8 +41,8 @@ class Release:
     async def pods(self, component: str) -> list[dict[str, Any]]:
         """Return the pods of `operator` or `gateway`, sorted by name."""
         selector = f"app.kubernetes.io/component={component}"
-        pods = await self.cluster.kubectl("get", "pods", "-n", SYSTEM, "-l", selector, "-o", "json")
-        return sorted(json.loads(pods)["items"], key=lambda pod: str(pod["metadata"]["name"]))
+        pods = await kubeapi.read(self.cluster, f"{CORE}/namespaces/{SYSTEM}/pods", selector)
+        return sorted(pods["items"], key=lambda pod: str(pod["metadata"]["name"]))
 
     async def leader(self) -> str:
         """Return the name of the leading operator pod; empty if there is no leader."""
@@ -57,8 +60,8 @@ class Release:
 
     async def lease(self) -> dict[str, Any]:
         """Return the spec of the Lease of the operator pods."""
-        lease = await self.cluster.kubectl("get", "lease", LEASE, "-n", SYSTEM, "-o", "json")
-        return dict(json.loads(lease).get("spec", {}))
+        leases = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases"
+        return dict((await kubeapi.read(self.cluster, f"{leases}/{LEASE}")).get("spec", {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,11 @@ class Space:
 
     async def kubectl(self, *arguments: str) -> str:
         return await self.cluster.kubectl("-n", self.name, *arguments)
+
+    async def read(self, api: str, name: str, selector: str = "") -> dict[str, Any]:
+        """Return an object of the namespace (`avatars/anna`) or a list (`avatars`)."""
+        path = f"{api}/namespaces/{self.name}/{name}"
+        return await kubeapi.read(self.cluster, path, selector)
 
     async def apply(self, name: str, **spec: Any) -> None:
         """Apply an AvatarService, with `kubectl apply`."""
@@ -91,22 +99,21 @@ class Space:
 
     async def service(self, name: str) -> dict[str, Any]:
         """Return the AvatarService."""
-        return dict(json.loads(await self.kubectl("get", "avs", name, "-o", "json")))
+        return await self.read(GROUP, f"avatarservices/{name}")
 
     async def pods(self, service: str) -> list[dict[str, Any]]:
         """Return the runtime pods of a service, sorted by name."""
-        selector = f"avatar.musetalk.io/service={service}"
-        pods = json.loads(await self.kubectl("get", "pods", "-l", selector, "-o", "json"))
+        pods = await self.read(CORE, "pods", f"avatar.musetalk.io/service={service}")
         return sorted(pods["items"], key=lambda pod: str(pod["metadata"]["name"]))
 
     async def session_token(self, service: str) -> str:
         """Return the token that opens sessions on the pods of a service without the gateway."""
-        secret = json.loads(await self.kubectl("get", "secret", f"{service}-control", "-o", "json"))
+        secret = await self.read(CORE, f"secrets/{service}-control")
         return base64.b64decode(secret["data"]["session-token"]).decode()
 
     async def every_pod(self) -> list[str]:
         """Return the names of all pods of the namespace."""
-        return (await self.kubectl("get", "pods", "-o", "name")).split()
+        return [pod["metadata"]["name"] for pod in (await self.read(CORE, "pods"))["items"]]
 
     async def ready(self, name: str, pods: int = 1, within_s: float = 60) -> dict[str, Any]:
         """Wait until the status of a service says that it is Ready with `pods` pods."""

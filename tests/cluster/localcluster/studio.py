@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from localcluster import waiting
-from localcluster.release import condition
+from localcluster.release import GROUP, condition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -86,7 +86,7 @@ class Studio:
         return dict(json.loads((self.faces / name / "manifest.json").read_text()))
 
     async def avatar(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(await self.space.kubectl("get", "avatar", name, "-o", "json")))
+        return await self.space.read(GROUP, f"avatars/{name}")
 
     async def until(self, name: str, kind: str, status: str, within_s: float = 60) -> Any:
         """Wait until a condition of the current generation has a status; return it."""

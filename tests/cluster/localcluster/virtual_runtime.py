@@ -28,6 +28,7 @@ from avatar_runtime.serving.runtime import Runtime
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
+    from avatar_contracts.state import StartStage
     from avatar_runtime.batching.frames import FrameRequest
 
 BUFFER_BYTES: Final = 64 * 1024
@@ -92,6 +93,7 @@ class VirtualEngine:
     )
     device_name: str = "virtual"
     avatar_faults: int = 0
+    start_stages: Mapping[StartStage, float] = field(default_factory=dict)
     pads: bool = False
     overlaps: bool = False
     model: ModelInfo = field(default_factory=lambda: ModelInfo("v15", "", 30, "v15/sd-vae/fp16"))

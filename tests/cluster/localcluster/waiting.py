@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 POLL_S: Final = 0.05
+LONGEST_POLL_S: Final = 0.25
+"""Seconds between two reads: as long as the read took, within these limits, so that reads by a
+process leave the processors to what they wait for."""
 T = TypeVar("T")
 
 
@@ -24,9 +27,11 @@ async def until(
     """
     deadline = time.monotonic() + within_s
     while True:
+        begun = time.monotonic()
         seen = await read()
         if holds(seen):
             return seen
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"{what}: not within {within_s:g} s, last seen: {seen!r}")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(min(max(POLL_S, now - begun), LONGEST_POLL_S))

@@ -205,6 +205,8 @@ def test_arguments_follow_the_command_or_the_entry_point() -> None:
         ({"limits": {"nvidia.com/gpu": "1"}}, True),
         ({"limits": {"nvidia.com/gpu": 0}}, False),
         ({"requests": {"nvidia.com/gpu": "2"}}, True),
+        ({"claims": [{"name": "gpu"}]}, True),
+        ({"claims": []}, False),
     ],
 )
 def test_only_a_container_with_a_gpu_request_gets_the_device(

@@ -177,6 +177,9 @@ def test_a_dry_run_needs_no_cluster_and_keeps_the_key_out_of_the_manifest(
         (("new", "--namespace", "keys"), None, "--secret"),
         (("list",), None, "--namespace"),
         (("new", *PLACE, "--dry-run", "--comment", "x" * 201), 1, "at most 200"),
+        (("new", *PLACE[:3], "Bad Name", "--dry-run"), 1, "--secret is 'Bad Name', must have"),
+        (("list", "--namespace", "keys/x"), 1, "--namespace is 'keys/x', must have"),
+        (("list", *PLACE, "--kubeconfig", "/nowhere"), 1, "kubeconfig /nowhere cannot be used"),
         (
             (
                 "new",
@@ -191,7 +194,10 @@ def test_a_dry_run_needs_no_cluster_and_keeps_the_key_out_of_the_manifest(
             "ends the key before --not-before",
         ),
     ],
-    ids=["duration", "time", "secret", "namespace", "comment", "order"],
+    ids=[
+        *("duration", "time", "secret", "namespace", "comment"),
+        *("name of the secret", "name of the namespace", "kubeconfig", "order"),
+    ],
 )
 def test_a_wrong_argument_is_named(
     arguments: tuple[str, ...], status: int | None, message: str, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from avatar_gateway.__main__ import main
 from avatar_gateway.cli import usage as command
 from avatar_gateway.core import usage
 from avatar_gateway.core.usage import Account, Record
-from avatar_gateway.shared import usage_log
+from avatar_gateway.shared import metering, usage_log
 from avatar_gateway.shared.redis import RedisState
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def test_logs_count_each_key_once(
 
     assert main(arguments) == 0
     *_, last = capsys.readouterr().out.splitlines()
-    assert last.split()[:3] == ["total", "3", "7200"]
+    assert last.split()[:3] == ["(total)", "3", "7200"]
     assert last.split()[-1] == "0.5000"
 
 
@@ -147,3 +147,12 @@ def test_a_cell_is_no_formula() -> None:
     totals = {Account("=1+1", "ns/s", "a"): usage.NONE}
     text = command.render(command.rows(totals, {}), "csv")
     assert "'=1+1" in text
+
+
+def test_tenants_named_other_and_total_have_rows_of_their_own() -> None:
+    rejected = usage.of(rejections=1)
+    accounts = [Account("other", "other", "-"), Account("total", "", "-"), metering.OTHER]
+    found = command.rows(dict.fromkeys(accounts, rejected), {})
+    names = [row["tenant"] for row in found]
+    assert names == ["(other)", "other", "total", "(total)"]
+    assert found[-1]["rejections"] == 3

@@ -138,3 +138,22 @@ def test_a_pod_that_was_taken_over_keeps_its_original_service_name() -> None:
     assert model.parse_state(_line(), pod, 3.0).free == 4
     with pytest.raises(errors.StateError):
         model.parse_state(_line(service="acme/second"), pod, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        ("0.44", 0.44),
+        ("3", 3.0),
+        *((each, model.UNKNOWN_COST) for each in ("", "-1", "nan", "1e400", "9" * 17, "1.5\n", 7)),
+    ],
+    ids=["cost", "whole", "empty", "negative", "nan", "exponent", "long", "line", "number"],
+)
+def test_a_cost_that_is_no_plain_number_is_unknown(annotation: object, expected: float) -> None:
+    pod = model.parse_pod(_body(annotations={"avatar.musetalk.io/cost-per-hour": annotation}))
+    assert pod is not None
+    assert pod.cost == expected
+
+
+def test_a_pod_without_a_cost_is_parsed() -> None:
+    assert model.parse_pod(_body(annotations=None)) == POD

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_gateway.core.model import State
+from avatar_gateway.core.model import UNKNOWN_COST, State
 from avatar_gateway.core.routing import MAX_TRIES, STALE_S, Candidate, ServicePods, Shortage
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ NOW = 100.0
 def _pod(
     key: str, sessions: int, capacity: int = 5, *, placed: int = 0, reserved: int = 0,
     gpu_class: str = "a", reserve: bool = False, age: float = 0.0,
-    draining: bool = False, ready: bool = True, usable: bool = True,
+    draining: bool = False, ready: bool = True, usable: bool = True, cost: float = UNKNOWN_COST,
 ) -> Candidate:  # fmt: skip
     state = State(capacity, sessions, capacity - sessions, draining, ready, 1, NOW - age)
-    return Candidate(key, usable, state, placed, reserve, reserved, gpu_class)
+    return Candidate(key, usable, state, placed, reserve, reserved, gpu_class, cost=cost)
 
 
 def _index(pods: Iterable[Candidate]) -> ServicePods:
@@ -61,6 +61,7 @@ _PODS = st.builds(
         draining=flags == "draining",
         ready=flags != "loading",
         usable=flags != "terminating",
+        cost=ord(gpu_class) % 3,  # a costs more than c, and b more than both
     ),
     st.integers(0, 9),
     st.integers(0, 4),
@@ -123,3 +124,23 @@ def test_a_reserved_slot_is_not_given_twice() -> None:
     assert _index([_pod("a", 4, placed=1, reserved=1)]).order(NOW) is Shortage.NO_CAPACITY
     # A placement that the state may count already does not take the last slot away.
     assert _index([_pod("a", 4, placed=1, reserved=0)]).order(NOW) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("pods", "allowed", "preferred", "expected"),
+    [
+        ([_pod("a", 2, cost=2.0), _pod("b", 2, cost=0.5)], "", "", ["b", "a"]),
+        ([_pod("a", 2), _pod("b", 2, cost=9.0)], "", "", ["b", "a"]),
+        ([_pod("a", 3, cost=2.0), _pod("b", 2, cost=0.5)], "", "", ["a", "b"]),
+        ([_pod("a", 2, 4, cost=2.0), _pod("b", 1, 2, cost=0.5)], "", "", ["b", "a"]),
+        ([_pod("a", 2, cost=2.0, gpu_class="x"), _pod("b", 2, cost=0.5)], "x", "", ["a"]),
+        ([_pod("a", 2, cost=2.0), _pod("b", 2, cost=0.5)], "", "a", ["a", "b"]),
+        ([_pod("a", 2, cost=2.0), _pod("b", 2, cost=0.5), _pod("c", 2)], "", "ab", ["b", "a", "c"]),
+        ([_pod("a", 0, cost=2.0), _pod("b", 0, cost=0.5, reserve=True)], "", "", ["a", "b"]),
+    ],
+    ids=["cheaper", "unknown", "fuller", "same share", "class", "avatar", "avatars", "reserve"],
+)
+def test_of_equally_full_pods_the_cheapest_comes_first(
+    pods: list[Candidate], allowed: str, preferred: str, expected: list[str]
+) -> None:
+    assert _index(pods).order(NOW, frozenset(allowed), preferred) == expected

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from avatar_contracts import session_ids
+from avatar_contracts.state import STALE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -222,3 +225,46 @@ async def test_the_session_of_a_removed_pod_may_be_with_another_gateway(gateway:
     gateway.registry.remove_pod("acme/p1")
     assert await status_of_resume(gateway, session) == 503
     assert await status_of_resume(gateway, session_ids.new("p3")) == 4411
+
+
+async def test_the_session_of_a_pod_that_is_silent_goes_on_on_another_one(
+    make_gateway: Callable[..., Any], until: Until
+) -> None:
+    async with make_gateway() as gateway:
+        first, second, session = await pods_of(gateway)
+        silent_pods = gateway.silent_pods
+        async with dial(gateway) as caller:
+            await snapshot(gateway, until, first, session)
+            now = asyncio.get_running_loop().time()
+            silent_pods.check(now + STALE_S - 0.5)
+            await caller.send("hello")
+            assert await caller.recv() == "hello"
+            now = asyncio.get_running_loop().time()
+            first.may_export = asyncio.Event()  # it answers nothing
+            gateway.report_state(second, at=now + 2 * STALE_S)
+            gateway.report_state(first, free=2, at=now + 2 * STALE_S)
+            silent_pods.check(now + 2 * STALE_S)  # its state is fresh
+            await caller.send("hello")
+            assert await caller.recv() == "hello"
+            gateway.report_state(first, free=2, at=now - 1)
+            silent_pods.check(now + STALE_S + 0.5)
+            events, code = await end_of(caller)
+        assert code == 1012
+        assert [(e["reason"], e["session_id"]) for e in events] == [("pod_lost", "sess_new")]
+        assert second.moves == [("/control/v1/sessions", json.loads(DOCUMENT))]
+        first.may_export.set()
+
+
+async def test_a_gateway_that_was_stopped_itself_takes_no_pod_as_lost(gateway: Any) -> None:
+    await gateway.pod("p1")
+    checks: list[float] = []
+    silent_pods = gateway.silent_pods
+    silent_pods.check = checks.append
+    running = asyncio.create_task(silent_pods.run())
+    await asyncio.sleep(0)
+    time.sleep(2.5)  # noqa: ASYNC251, the event loop stands still
+    started = asyncio.get_running_loop().time()
+    while not checks:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    running.cancel()
+    assert checks[0] - started > STALE_S - 0.6

@@ -135,7 +135,7 @@ async def test_the_state_document_names_the_limit_and_the_month(
     counting: Counting, tenant: list[Tenant | None]
 ) -> None:
     await counting.gateway.pod("p1")
-    counting.gateway.tenants.set_tenant(tenant_of("acme"))
+    counting.gateway.tenants.set_tenant(tenant_of("acme", limits={"sessions": 2}))
     record = Record("r", usage.Account("acme", SERVICE, "-"), usage.of(session_ms=61_500))
     await counting.leases.state.report_usage([record])
     await counting.leases.report()
@@ -307,3 +307,49 @@ async def test_a_session_counts_once_while_its_caller_changes_gateways(
         await two.refusal()
         for caller in (second, third):
             await caller.close()
+
+
+async def test_the_lease_of_a_session_follows_it_from_a_lost_pod_to_another_one(
+    make_gateway: Callable[..., Any], redis_server: RedisServer, until: Callable[..., Any]
+) -> None:
+    now, connection = asyncio.get_running_loop().time, redis_server.connection()
+    leases = Leases(RedisState(connection), "g1", now)
+    running = asyncio.create_task(leases.run())
+
+    async def names() -> list[str]:
+        async with redis_server.client() as client:
+            return list(map(str, await client.zrange("avatar:leases:acme", 0, -1)))
+
+    async def until_named(expected: str) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while await names() != [expected]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async with make_gateway(leases=leases) as gateway:
+        counting = Counting(gateway, leases)
+        first, second = [await gateway.pod(name) for name in ("p1", "p2")]
+        before, after = session_ids.new("p1"), session_ids.new("p2")
+        first.session_header, second.session_header = lambda _: before, lambda _: after
+        second.imported = (200, {"session": {"id": after}, "ttl_ms": 30_000})
+        gateway.report_state(first, free=2)
+        async with counting.open("&resumes=1") as caller:
+            await until_named(before)
+            first.resume_s = 30
+            first.snapshot(before, b"{}")
+            await until(lambda: b"snapshot_bytes 2.0" in gateway.metrics.render())
+            gateway.registry.remove_pod("acme/p1")
+            first.lose()
+            assert json.loads(await caller.recv())["session_id"] == after
+            with pytest.raises(ConnectionClosed) as closed:
+                await caller.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        await until_named(after)  # the session has one lease, whatever its pod is
+        async with counting.open(f"&resume={after}&resumes=1") as again:
+            await again.send("x")
+            assert await again.recv() == "x"
+            await until_named(after)
+            async with counting.open():
+                await counting.refusal()
+    running.cancel()
+    await connection.close()

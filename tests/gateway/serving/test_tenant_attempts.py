@@ -102,6 +102,18 @@ async def closed(caller: Any) -> tuple[int, str]:
     return caller.close_code, caller.close_reason
 
 
+async def ended(caller: Any) -> tuple[str, int, str]:
+    """Return the code of the last `error` event too, before a connection that the gateway ends."""
+    error = ""
+    async with asyncio.timeout(20):
+        with suppress(ConnectionClosed):
+            while True:
+                event = json.loads(await caller.recv())
+                assert event["type"] == "error"
+                error = event["error"]["code"]
+    return error, caller.close_code, caller.close_reason
+
+
 @pytest.fixture
 async def world(gateway: Any) -> World:
     world = World(gateway, make.Tenants(gateway.tenants))
@@ -339,6 +351,9 @@ async def test_a_refused_session_is_no_use(world: World) -> None:
     world.pods[0].rejection = (503, {"code": "no_capacity"})
     assert (await world.refused(secret))[0] == 503
     world.pods[0].rejection = None
+    world.gateway.report_state(
+        world.pods[0]
+    )  # a pod that refused gets nobody before its next state
     await world.opens(secret)
 
 
@@ -419,6 +434,16 @@ async def test_a_client_secret_can_have_an_origin_of_its_own(world: World) -> No
         assert (status, error["code"]) == (403, "origin_not_allowed")
 
 
+async def test_a_client_secret_that_is_used_up_takes_no_slot_of_a_pod(world: World) -> None:
+    secret = await world.mint(ACME, max_uses=1)
+    await world.opens(secret)
+    assert (await world.refused(secret))[0] == 401  # found out only after a pod had accepted
+    requests = len(world.pods[0].requests)
+    for _ in range(5):
+        assert (await world.refused(secret))[0] == 401
+    assert len(world.pods[0].requests) == requests
+
+
 # Revocation
 
 
@@ -447,8 +472,8 @@ async def test_a_tenant_chooses_whether_live_sessions_end(world: World, ends: bo
             world.gateway.tenants.set_secret("acme-keys", make.secret_of())
             for caller in (first, second):
                 if ends:
-                    code, reason = await closed(caller)
-                    assert code == REVOKED_CLOSE
+                    error, code, reason = await ended(caller)
+                    assert (error, code) == ("credential_revoked", REVOKED_CLOSE)
                     assert reason.startswith("credential_revoked")
             rest = (other, platform) if ends else (first, second, other, platform)
             for caller in rest:
@@ -460,7 +485,7 @@ async def test_a_service_that_is_closed_to_a_tenant_ends_its_sessions(world: Wor
     world.tenants.change_acme(apiKeys={"onRevocation": "EndSessions"})
     async with world.open(ACME) as caller:
         world.gateway.tenants.set_service(OWN, ServiceAccess({}, frozenset({"globex"})))
-        assert (await closed(caller))[0] == FORBIDDEN_CLOSE
+        assert (await ended(caller))[:2] == ("access_revoked", FORBIDDEN_CLOSE)
 
 
 async def test_a_caller_that_waits_is_refused_when_its_key_is_revoked(world: World) -> None:
@@ -472,6 +497,34 @@ async def test_a_caller_that_waits_is_refused_when_its_key_is_revoked(world: Wor
         world.pods[0].capacity = 5
         world.gateway.report_state(world.pods[0])
         assert (await closed(caller))[0] == 4401
+
+
+async def test_a_caller_that_waits_gets_a_slot_when_the_limit_of_its_tenant_is_raised(
+    world: World,
+) -> None:
+    world.tenants.change_acme(limits={"sessions": 0})
+    async with world.open(ACME, f"model={OWN}&wait_ms=60000") as caller:
+        assert json.loads(await caller.recv())["type"] == "session.queued"
+        world.tenants.change_acme(limits={"sessions": 1})
+        async with asyncio.timeout(20):
+            await caller.send("hello")
+            while await caller.recv() != "hello":
+                pass
+
+
+async def test_a_caller_that_waits_is_held_by_a_limit_that_was_lowered_since(
+    world: World, until: Until
+) -> None:
+    world.tenants.change_acme(limits={"sessions": 5})
+    world.pods[0].capacity = 0
+    world.gateway.report_state(world.pods[0])
+    async with world.open(ACME, f"model={OWN}&wait_ms=60000") as caller:
+        assert json.loads(await caller.recv())["type"] == "session.queued"
+        world.tenants.change_acme(limits={"sessions": 0})
+        world.pods[0].capacity = 5
+        world.gateway.report_state(world.pods[0])
+        await until(lambda: world.gateway.leases.limited_by("acme") == "sessions")
+        assert world.pods[0].requests == []
 
 
 # Logs
@@ -574,7 +627,12 @@ async def test_the_state_document_counts_what_a_tenant_has_here(world: World) ->
         "sessions": 1,
         "waiting": 1,
         "seconds_this_month": 0,
-        "keys": {"valid": 1, "problem": "Secret keys/more does not exist"},
+        "keys": {
+            "valid": 1,
+            "problem": "Secret keys/more does not exist",
+            "issuers_problem": "",
+        },
         "limited_by": "",
     }
-    assert document["tenants"]["globex"]["keys"] == {"valid": 1, "problem": ""}
+    keys = {"valid": 1, "problem": "", "issuers_problem": ""}
+    assert document["tenants"]["globex"]["keys"] == keys

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors
 from avatar_gateway.shared import leases as shared_leases
 from avatar_gateway.shared import metering
-from avatar_gateway.shared.connection import Address, Connection
+from avatar_gateway.shared.connection import MAX_CALLS, Address, Connection, Script
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.shared.usage_log import UsageLog
@@ -137,3 +138,49 @@ async def test_the_password_is_read_for_each_connection_and_never_logged(
     for text in (caplog.text, str(refused.value), repr(address)):
         assert "canary" not in text
         assert "a-wrong-one" not in text
+
+
+async def test_a_cancellation_that_the_client_loses_is_not_lost(redis_server: RedisServer) -> None:
+    connection = redis_server.connection()
+    reached = asyncio.Event()
+
+    async def swallow() -> str:
+        """Answer although it was cancelled, as `asyncio.wait_for` does if both come together."""
+        reached.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "an answer"
+        raise AssertionError
+
+    task = asyncio.create_task(connection.call(swallow))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await connection.close()
+
+
+def _script(text: str) -> Script:
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def test_scripts_of_one_turn_share_a_round_trip_and_fail_alone(
+    redis_server: RedisServer,
+) -> None:
+    connection = redis_server.connection()
+    echo, wrong = _script("return ARGV[1]"), _script("return redis.call('NONE')")
+    async with redis_server.client() as client:
+        # The server does not know the scripts yet: those of the first turn are sent again.
+        for _ in range(2):
+            calls = [connection.run(echo, [], [at]) for at in range(MAX_CALLS + 3)]
+            calls.insert(5, connection.run(wrong, [], []))
+            found = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(found.pop(5), errors.SharedStateUnavailable)
+            assert found == [str(at) for at in range(MAX_CALLS + 3)]
+        clients = (await client.info("clients"))["connected_clients"]
+    assert connection.is_up
+    assert clients <= 3  # this client, and one connection for each of two groups
+    await connection.close()
+    with pytest.raises(errors.SharedStateUnavailable):
+        await connection.run(echo, [], ["x"])

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.redis_server import shift_leases
 
 from avatar_gateway import errors
-from avatar_gateway.core.leases import Usage, limits_alone, share
-from avatar_gateway.core.tenants import Tenant, TenantLimits
+from avatar_gateway.core.leases import TTL_MS, Usage, limits_alone, share
+from avatar_gateway.core.tenants import AtMonthlyLimit, Tenant, TenantLimits
 from avatar_gateway.shared import leases as shared_leases
 from avatar_gateway.shared.leases import HeldLease, Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.redis import RedisState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from redis.asyncio import Redis
     from tests.redis_server import RedisServer
 
 WAIT_S = 30.0
@@ -268,3 +272,158 @@ async def test_a_dead_gateway_frees_its_slots_and_another_one_continues_its_sess
     assert len(await fill(alive)) == 5
     for leases in (dead, alive):
         await leases.state.close()
+
+
+def counts_with_others(leases: Leases) -> str:
+    """Return the name of the state; as a text, since it changes between two calls."""
+    return leases.state_name
+
+
+@asynccontextmanager
+async def two_gateways(server: RedisServer) -> AsyncIterator[tuple[Leases, Leases, Redis]]:
+    """Return two gateways, of which the first has 3 and the second 4 of 7 sessions."""
+    loop = asyncio.get_running_loop()
+    states = [RedisState(server.connection()) for _ in range(2)]
+    first, second = (Leases(state, f"g{at}", loop.time) for at, state in enumerate(states))
+    for _ in range(3):
+        await first.acquire(ACME, "acme/a")
+    await fill(second)
+    for _ in range(2):  # both have read what the other one has
+        for each in (first, second):
+            await each.report()
+    async with server.client() as client:
+        yield first, second, client
+    for state in states:
+        await state.close()
+
+
+@pytest.mark.slow
+async def test_a_server_that_was_away_longer_than_leases_live_has_lost_its_data(
+    redis_server: RedisServer,
+) -> None:
+    async with two_gateways(redis_server) as (first, second, client):
+        assert 0 < await client.pttl("avatar:data-id") <= TTL_MS - 10_000
+        redis_server.freeze()
+        for each in (first, second):
+            await refused(each)
+            assert each.state_name == "unavailable"
+        redis_server.thaw()
+        await shift_leases(client, TTL_MS)  # 35 s later; the id of the data is gone since 10 s
+        await client.delete("avatar:data-id")
+        await until(lambda: first.state.name == second.state.name == "ok")
+        await first.report()
+        assert first.state_name == "ok"
+        assert first.is_alone  # the leases of the other one are missing
+        assert await fill(first) == []
+
+
+@pytest.mark.slow
+async def test_a_server_that_loses_its_data_between_two_reports_grants_nothing_by_it(
+    redis_server: RedisServer,
+) -> None:
+    async with two_gateways(redis_server) as (first, second, client):
+        await client.flushall()
+        await first.acquire(Tenant("globex"), "globex/a")  # a tenant without limits
+        assert await fill(first) == []
+        assert first.is_alone
+        await second.report()
+        assert second.is_alone
+        assert await fill(second) == []
+        await first.report()
+        assert await client.zcard("avatar:leases:acme") == 7
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_full_is_unavailable_and_the_log_says_why(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = RedisState(redis_server.connection())
+    leases = Leases(state, "g", asyncio.get_running_loop().time)
+    await leases.report()
+    async with redis_server.client() as client:
+        await client.config_set("maxmemory", "1")
+        await leases.acquire(ACME, "acme/a")  # the share of the only gateway
+        assert counts_with_others(leases) == "unavailable"
+        assert "maxmemory" in caplog.text
+        await client.config_set("maxmemory", "0")
+        await leases.report()
+        assert counts_with_others(leases) == "ok"
+    await state.close()
+
+
+@pytest.mark.slow
+async def test_a_clock_that_went_back_keeps_no_lease_for_longer(redis_server: RedisServer) -> None:
+    async with two_gateways(redis_server) as (first, _, client):
+        await shift_leases(client, -3_600_000)  # written before the clock went back by an hour
+        now_s = int((await client.time())[0])
+        await first.report()
+        ids = await client.zrange("avatar:leases:acme", 0, -1)
+        scores = [float(await client.zscore("avatar:leases:acme", str(each)) or 0) for each in ids]
+        assert len(scores) == 7
+        assert max(scores) < (now_s + 70) * 1000
+
+
+@pytest.mark.parametrize("at_limit", AtMonthlyLimit, ids=lambda each: each.value)
+async def test_a_gateway_that_starts_without_the_state_knows_no_minutes(
+    redis_server: RedisServer, at_limit: AtMonthlyLimit
+) -> None:
+    await redis_server.kill()
+    state = RedisState(redis_server.connection())
+    leases = Leases(state, "g", asyncio.get_running_loop().time)
+    tenant = Tenant("acme", TenantLimits(minutes_per_month=10, at_monthly_limit=at_limit))
+    if at_limit is AtMonthlyLimit.REFUSE:
+        assert (await refused(leases, tenant)).param == "minutesPerMonth"
+    else:
+        await leases.acquire(tenant, "acme/a")
+    await state.close()
+
+
+@given(data=st.data())
+def test_shares_after_a_loss_exceed_a_limit_by_no_more_than_was_granted_since_the_counts(
+    data: st.DataObject,
+) -> None:
+    limit, replicas = data.draw(st.integers(0, 12)), data.draw(st.integers(1, 4))
+    held, totals = [0] * replicas, [0]
+    seen = [(0, 0)] * replicas  # own and total when each gateway counted last
+    for _ in range(data.draw(st.integers(0, 40))):
+        at = data.draw(st.integers(0, replicas - 1))
+        change = data.draw(st.sampled_from(["grant", "end", "count"]))
+        if change == "grant" and sum(held) < limit:
+            held[at] += 1
+        elif change == "end" and held[at]:
+            held[at] -= 1
+        elif change == "count":
+            seen[at] = held[at], sum(held)
+        totals.append(sum(held))
+    shares = [
+        share(limit, own, total, replicas, had)
+        for (own, total), had in zip(seen, held, strict=True)
+    ]
+    least = min(total for _, total in seen)
+    assert all((each or 0) >= had for each, had in zip(shares, held, strict=True))
+    assert sum(each or 0 for each in shares) <= limit + max(0, sum(held) - least)
+    if least >= limit:  # nothing was left when they counted
+        assert sum(each or 0 for each in shares) <= limit
+
+
+@pytest.mark.slow
+async def test_a_server_that_lost_its_data_between_two_calls_grants_nothing_above_a_limit(
+    redis_server: RedisServer,
+) -> None:
+    loop = asyncio.get_running_loop()
+    states = [RedisState(redis_server.connection()) for _ in range(2)]
+    first, second = (Leases(state, f"g{at}", loop.time) for at, state in enumerate(states))
+    await first.report()
+    await second.report()
+    held = [*await fill(first), *await fill(second)]
+    assert len(held) == 7
+    await first.report()
+    await second.report()
+    await redis_server.kill()
+    await redis_server.start()
+    await refused(first)
+    await refused(second)
+    assert first.is_alone
+    assert second.is_alone
+    for state in states:
+        await state.close()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import re
+import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests import redis_server as redis_servers
 
 from avatar_gateway import errors
 from avatar_gateway.core import usage
@@ -20,12 +25,11 @@ from avatar_gateway.shared import metering, usage_log
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.metering import Meter
-from avatar_gateway.shared.redis import ABANDONED_MS, RedisState
+from avatar_gateway.shared.redis import ABANDONED_MS, CLAIM_AGE_MS, RedisState
+from avatar_gateway.shared.usage_accounts import UsageAccounts
 from avatar_gateway.shared.usage_log import UsageLog
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.redis_server import RedisServer
 
     from avatar_gateway.shared.state import SharedState
@@ -89,6 +93,193 @@ class Load:
     def _count(self, segment: metering.Segment, began: float) -> None:
         account = segment.account
         self.seconds[account] = self.seconds.get(account, 0.0) + self.clock.now - began
+
+
+@dataclass
+class PodLoad(Load):
+    """The same with a pod, which says how long each connection was there."""
+
+    ended: list[dict[str, object]] = field(default_factory=list)
+    accounts: dict[str, str] = field(default_factory=dict)
+
+    def gateway(self) -> Meter:
+        texts = UsageAccounts(lambda: ["a-gateway-key"])
+        log = UsageLog(str(self.log))
+        return Meter(self.state, log, "g", lambda _: 4, self._now, self._now, accounts=texts)
+
+    def start(self, at: int) -> None:
+        account = self.chance.choice(ACCOUNTS)
+        self.sessions[account] = self.sessions.get(account, 0) + 1
+        placed = replace(pod(), gpu_class=account.gpu_class)
+        meter = self.gateways[at]
+        record, text = meter.place(account.tenant, account.service, placed, is_new=True)
+        segment = meter.start(
+            *(account.tenant, account.service, placed.key, account.gpu_class, None),
+            is_new=True,
+            count_bytes=lambda: (10, 20),
+            record=record,
+        )
+        self.accounts[segment.id] = text
+        self.open[at].append((segment, self.clock.now))
+
+    def _count(self, segment: metering.Segment, began: float) -> None:
+        super()._count(segment, began)
+        connected_ms = round((self.clock.now - began) * 1000)
+        self.ended.append({"account": self.accounts[segment.id], "connected_ms": connected_ms})
+
+    def tell(self) -> None:
+        """Let all gateways read what has ended on the pod; some of it again and again."""
+        for at in range(max(0, len(self.ended) - 200), len(self.ended), 100):
+            line = {"sessions": [], "connections": self.ended[at : at + 100]}
+            for meter in self.gateways:
+                meter.on_line(pod(), line, 0.0)
+
+
+async def age_records(redis_server: RedisServer) -> None:
+    """Let a minute pass for the records that are open."""
+    async with redis_server.client() as client:
+        for record in await client.zrange("avatar:open-records", 0, -1):
+            await client.zincrby("avatar:open-records", -ABANDONED_MS - 1, str(record))
+
+
+async def restart_with_older_data(redis_server: RedisServer, state: SharedState) -> None:
+    """Kill the server, and start it with the data that it had written to its disk."""
+    await redis_server.kill()
+    with pytest.raises(errors.SharedStateUnavailable):
+        await state.overview("g")
+    await redis_server.start()
+    while state.name != "ok":  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+async def test_nothing_is_lost_of_killed_gateways_whose_pods_live(
+    seed: int, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with redis_servers.running(Path(folder)) as redis_server:
+            connection, clock = redis_server.connection(), Clock()
+            load = PodLoad(RedisState(connection), tmp_path / "log", random.Random(seed), clock)
+            load.gateways = [load.gateway() for _ in range(3)]
+            load.open = {at: [] for at in range(3)}
+            for step in range(120):
+                at = load.chance.randrange(3)
+                for _ in range(2):
+                    load.start(at)
+                load.end(load.chance.randrange(3))
+                if load.chance.random() < 0.08:
+                    load.kill(at)
+                clock.now += 0.25
+                if step % 4 == 3:
+                    load.tell()
+                    for meter in load.gateways:
+                        await meter.report()
+                if step == 50:  # what comes after it is lost
+                    async with redis_server.client() as client:
+                        await client.save()
+                if step == 70:
+                    await restart_with_older_data(redis_server, load.state)
+            for at in range(3):
+                while load.open[at]:
+                    load.end(at)
+            load.tell()
+            for meter in load.gateways:
+                await meter.report()
+            await age_records(redis_server)
+            for meter in load.gateways:
+                await meter.close_abandoned()
+            totals = sums(await load.state.usage(*AROUND_NOW))
+            assert load.killed > 50
+            assert {key: figures[0] for key, figures in totals.items()} == load.sessions
+            for account, figures in totals.items():
+                assert figures[1] / 1000 == pytest.approx(load.seconds[account], abs=0.1)
+            lines = (tmp_path / "log").read_bytes().splitlines()
+            logged, faults = usage_log.read(lines, 0, 10**12)
+            assert not faults
+            # Only the gateway that is dead knew the bytes that the server has lost.
+            for account, figures in totals.items():
+                assert logged[account][:3] == figures[:3]
+            await connection.close()
+
+
+async def test_a_pod_cannot_claim_more_than_its_living_gateway_has_measured(
+    redis_server: RedisServer,
+) -> None:
+    connection, clock = redis_server.connection(), Clock()
+    state, texts = RedisState(connection), UsageAccounts(lambda: ["a-gateway-key"])
+
+    def meter() -> Meter:
+        log = UsageLog("")
+        return Meter(
+            state, log, "g", lambda _: 1, lambda: clock.now, lambda: clock.now, accounts=texts
+        )
+
+    owner, other = meter(), meter()
+    record, text = owner.place("acme", "acme/s", pod(), is_new=True)
+    segment = owner.start(
+        *("acme", "acme/s", "acme/p1", "", None),
+        is_new=True,
+        count_bytes=lambda: (0, 0),
+        record=record,
+    )
+
+    async def claim(connected_ms: int, source: Pod) -> int:
+        line = {"sessions": [], "connections": [{"account": text, "connected_ms": connected_ms}]}
+        other.on_line(source, line, 0.0)
+        await other.report()
+        await other.close_abandoned()
+        figures = sums(await state.usage(*AROUND_NOW)).values()
+        return sum(each[1] for each in figures)
+
+    clock.now += 2
+    assert await claim(10**9, pod()) == 0
+    await owner.report()
+    assert await claim(10**9, pod()) == 2000
+    clock.now += 1
+    segment.finish()
+    await owner.report()
+    await age_records(redis_server)
+    clock.now += 3600
+    assert await claim(10**9, pod()) == 3000  # its gateway has closed it
+
+    record, text = owner.place("acme", "acme/s", pod(), is_new=True)  # and is killed now
+    clock.now += 5
+    await claim(7_000, pod("p2"))
+    await age_records(redis_server)
+    assert await claim(0, pod("p2")) == 3000  # of a pod that never had it
+    await claim(7_000, pod())
+    await age_records(redis_server)
+    assert await claim(0, pod()) == 8000  # no longer than the time since it was placed
+
+    record, text = owner.place("acme", "acme/s", pod(), is_new=True)
+    clock.now += CLAIM_AGE_MS / 1000
+    await claim(10**9, pod())
+    await age_records(redis_server)
+    assert await claim(0, pod()) == 8000  # its record may be forgotten: it would count twice
+    await connection.close()
+
+
+async def test_a_connection_that_never_began_counts_nothing(redis_server: RedisServer) -> None:
+    connection, clock = redis_server.connection(), Clock()
+    state, texts = RedisState(connection), UsageAccounts(lambda: ["a-gateway-key"])
+    owner, other = (
+        Meter(
+            state, UsageLog(""), "g", lambda _: 1, lambda: clock.now, lambda: clock.now,
+            accounts=texts,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    _, text = owner.place("acme", "acme/s", pod(), is_new=True)
+    line = {"sessions": [], "connections": [{"account": text, "connected_ms": 9}]}
+    other.on_line(pod(), line, 0.0)
+    clock.now += metering.UNSTARTED_S + 1
+    await other.report()
+    await owner.report()
+    await age_records(redis_server)
+    await other.close_abandoned()
+    assert sums(await state.usage(*AROUND_NOW)) == {}
+    await connection.close()
 
 
 @pytest.mark.slow
@@ -232,6 +423,12 @@ async def test_rejections_are_counted_for_a_bounded_number_of_accounts() -> None
     ]
     assert len(shown) == MAX_USAGE_SERIES + 1
     assert sum(float(line.rpartition(" ")[2]) for line in shown) == metering.MAX_REJECTED + 5
+    rest = [line for line in shown if 'service="ns/s"' not in line]
+    assert len(rest) == 1
+    # A tenant can be named "other"; the rest has a name that no object can have.
+    for name in (metering.OTHER.tenant, metering.OTHER.service):
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) is None
+        assert f'="{name}"' in rest[0]
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
+import aiohttp
 import pytest
 from aiohttp import web
 from tests.gateway import tenants as make
@@ -120,7 +123,9 @@ async def test_the_keys_stay_while_the_issuer_is_away(
         world.fake.status, world.fake.body = status, body
         assert await world.find("unknown") is None
         assert await world.find() is not None
-    assert "status 302" in world.registry.issuer_problems[world.fake.url]
+    assert world.registry.issuer_problems[world.fake.url] == (
+        "the key set was answered with status 302; the keys that were fetched last are used"
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,6 +139,7 @@ async def test_the_keys_stay_while_the_issuer_is_away(
         pytest.param({"document": {"jwks_uri": "http://example.com"}}, "no https", id="http"),
         pytest.param({"document": {"jwks_uri": 7}}, "no https", id="no-address"),
         pytest.param({"url": "http://127.0.0.1:1"}, "does not answer", id="away"),
+        pytest.param({"url": "http://127.0.0.1:1"}, "not accept a connection", id="refused"),
     ],
 )
 async def test_the_reason_is_reported(world: World, changes: Any, problem: str) -> None:
@@ -157,3 +163,35 @@ async def test_the_sets_of_all_tenants_are_fetched_before_the_first_token(
     await asyncio.gather(running, return_exceptions=True)
     assert await world.find(issuer=world.fake.discovered) is not None
     assert len(world.fake.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        pytest.param(TimeoutError(), "does not answer within 5 s", id="slow"),
+        pytest.param(OSError(113, "No route"), "does not accept a connection", id="no-route"),
+        pytest.param(
+            aiohttp.ServerDisconnectedError(), "does not send a complete HTTP answer", id="closed"
+        ),
+        pytest.param(
+            aiohttp.ClientConnectorDNSError(Mock(), OSError()), "host name is not found", id="dns"
+        ),
+        pytest.param(aiohttp.InvalidURL("x"), "not a valid URL", id="address"),
+        pytest.param(
+            aiohttp.ClientConnectorCertificateError(Mock(), ssl.CertificateError()),
+            "TLS certificate is not accepted",
+            id="certificate",
+        ),
+    ],
+)
+async def test_a_problem_is_a_sentence(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(aiohttp.ClientSession, "get", fail)
+    assert await world.find() is None
+    problem = world.registry.issuer_problems[world.fake.url]
+    assert said in problem
+    assert "Error" not in problem

@@ -113,3 +113,41 @@ def test_the_quota_of_a_tenant_is_planned_from_its_file(tmp_path: Path, make: Ma
 def test_a_file_without_a_tenant_is_an_error(tmp_path: Path, make: Make) -> None:
     with pytest.raises(InputError, match="contains no AvatarTenant"):
         planned(tmp_path, make, [make.namespace_body("acme")])
+
+
+def test_a_file_of_nodes_may_hold_what_dra_drivers_publish(tmp_path: Path, make: Make) -> None:
+    node = make.node_body("n1", gpus=0)
+    node["metadata"]["labels"] = {}
+    pool = {"name": "n1", "generation": 1, "resourceSliceCount": 1}
+    devices = [
+        {
+            "name": f"gpu-{minor}",
+            "attributes": {
+                "type": {"string": "gpu"},
+                "productName": {"string": "NVIDIA GeForce RTX 4090"},
+            },
+            "capacity": {"memory": {"value": "24564Mi"}},
+        }
+        for minor in range(3)
+    ]
+    published = {"driver": "gpu.nvidia.com", "nodeName": "n1", "pool": pool, "devices": devices}
+    result = {"driver": "gpu.nvidia.com", "pool": "n1", "device": "gpu-1"}
+    items = [
+        node,
+        {"kind": "ResourceSlice", "metadata": {"name": "s"}, "spec": published},
+        {"kind": "DeviceClass", "metadata": {"name": "gpu.nvidia.com"}},
+        {
+            "kind": "ResourceClaim",
+            "metadata": {"name": "theirs", "namespace": "globex"},
+            "status": {"allocation": {"devices": {"results": [result]}}},
+        },
+    ]
+    nodes, service = tmp_path / "nodes.json", tmp_path / "service.json"
+    nodes.write_text(json.dumps({"kind": "List", "items": items}))
+    service.write_text(json.dumps(make.service_body(replicas=1)))
+    outcome = command.plan(command.Files(service, nodes, None, None), 10_000.0)
+    found: Any = plan_document(outcome.service, outcome.plan, outcome.findings)
+    (row,) = found["nodes"]
+    assert (row["gpuClass"], row["gpus"], row["free"]) == ("rtx-4090", 3, 2)
+    (create,) = outcome.plan.new_pods
+    assert create.gpu_class == "rtx-4090"

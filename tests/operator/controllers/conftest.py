@@ -63,6 +63,7 @@ class ApiServer:
         self.leases: dict[str, Body] = {}  # by path
         self.strangers: list[Body] = []  # pods that do not belong to the operator
         self.events: list[Body] = []
+        self.cluster_events: list[Body] = []
         self.others: dict[str, Body] = {}  # objects of other kinds, by path
         self.writes: list[tuple[str, str]] = []
         self.own_writes: list[tuple[str, str]] = []  # in the operator's namespace
@@ -160,6 +161,8 @@ class ApiServer:
                 return self.patch_avatar(path, body)
             case "POST", "/api/v1/namespaces/acme/events":
                 self.events.append(body)
+            case "POST", "/api/v1/namespaces/default/events":  # of objects without a namespace
+                self.cluster_events.append(body)
             case "POST", _ if self.has(path, body["metadata"]["name"]):
                 return web.json_response({"message": "already exists"}, status=409)
             case "POST", _ if path == SECRETS:

@@ -19,6 +19,7 @@ from avatar_operator.core.manifests.ownership import Choice
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import disruption, planner
 from avatar_operator.core.planning.actions import CreatePod
+from avatar_operator.core.resources.devices import DeviceGroup
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.status.service_status import Notice
 from avatar_operator.errors import (
@@ -372,6 +373,37 @@ async def test_the_network_policy_counts_only_if_it_was_written(setup: Setup, wr
     assert len(result.done) == wrote
     assert setup.state.names_taken == {"NetworkPolicy": ("concierge-network",)}
     assert setup.state.has_network_policy
+
+
+async def test_a_pod_of_claimed_gpus_names_the_template_that_its_service_owns(
+    setup: Setup, scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    card = DeviceGroup("gpu.nvidia.com", "NVIDIA GeForce RTX 4090", "", 24564, 1)
+    scenario.nodes = [make.node(labels={}, gpus=0, devices=(card,))]
+    (create,) = (each for each in scenario.plan().actions if isinstance(each, CreatePod))
+    # A template of somebody else has the first name: it could ask for other devices.
+    setup.api.choice = Choice("mine", None, ("concierge-rtx-4090",))
+    await setup.execute(create)
+    find, write, created = setup.api.requests
+    assert find[1] is ObjectKind.CLAIM_TEMPLATE
+    assert write[2]["kind"] == "ResourceClaimTemplate"
+    claim = {"name": "gpu", "resourceClaimTemplateName": "mine"}
+    assert created[1]["spec"]["resourceClaims"] == [claim]
+    assert setup.state.names_taken == {"ResourceClaimTemplate": ("concierge-rtx-4090",)}
+
+
+async def test_no_pod_is_created_if_its_claim_has_no_template(
+    setup: Setup, scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    card = DeviceGroup("gpu.nvidia.com", "NVIDIA GeForce RTX 4090", "", 24564, 1)
+    scenario.nodes = [make.node(labels={}, gpus=0, devices=(card,))]
+    (create,) = (each for each in scenario.plan().actions if isinstance(each, CreatePod))
+    setup.api.errors["write"] = Refused("POST", 403, "forbidden")
+    result = await setup.execute(create)
+    assert "create_pod" not in setup.api.methods
+    assert len(result.faults) == 1
 
 
 async def test_a_field_that_another_manager_applies_is_remembered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import logging
 import time
 from math import inf
@@ -70,6 +71,27 @@ async def test_a_service_gets_its_network_policy_before_its_first_pod(operator: 
     assert api.writes.index(("POST", POLICIES)) < api.writes.index(("POST", PODS))
     del api.others[f"{POLICIES}/concierge-network"]
     await api.until(lambda: f"{POLICIES}/concierge-network" in api.others)  # after a resync
+
+
+EGRESS = {"ports": [{"protocol": "TCP", "port": 443}]}
+DOWNLOAD = {"url": "https://models.example.com/manifest.json", "sha256": "a" * 64}
+
+
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+@pytest.mark.parametrize(
+    "operator_environment",
+    [{"AVATAR_NETWORK_POLICY": RULES, "AVATAR_PREPARATION_EGRESS": json.dumps([EGRESS])}],
+)
+async def test_a_service_that_begins_to_download_may_connect_at_once(
+    quiet_operator: Operator,
+) -> None:
+    operator, api = quiet_operator, quiet_operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: f"{POLICIES}/concierge-network" in api.others)
+    assert api.others[f"{POLICIES}/concierge-network"]["spec"]["egress"] == []
+    operator.apply(replicas=1, model={"source": {"download": DOWNLOAD}})
+    policy = ("PATCH", f"{POLICIES}/concierge-network")
+    await api.until(lambda: policy in api.writes)  # without a resync
 
 
 @pytest.mark.parametrize("operator_environment", [{"AVATAR_NETWORK_POLICY": RULES}])

@@ -347,6 +347,28 @@ async def test_the_desired_replicas_are_exported_and_decisions_are_counted(setup
     assert f"{series} 2.0" in text
 
 
+async def test_conditions_that_report_a_problem_are_exported_while_they_do(setup: Setup) -> None:
+    def problems() -> set[str]:
+        lines = setup.metrics.render().decode().splitlines()
+        return {each for each in lines if each.startswith("avatar_operator_service_problem{")}
+
+    setup.apply(fps=7)
+    await setup.reconcile()
+    ours = 'namespace="acme",reason="InvalidSpec",service="concierge"'
+    assert problems() == {f'avatar_operator_service_problem{{condition="Stalled",{ours}}} 1.0'}
+    setup.apply(replicas=2)
+    await setup.reconcile()
+    assert not any("InvalidSpec" in each for each in problems())
+    setup.apply(fps=7)
+    await setup.reconcile()
+    setup.metrics.forget_services()  # another replica leads
+    assert problems() == set()
+    await setup.reconcile()
+    assert len(problems()) == 1
+    setup.metrics.forget_service(ServiceKey("acme", "concierge"))
+    assert problems() == set()
+
+
 async def test_an_invalid_service_only_gets_a_status(setup: Setup) -> None:
     setup.apply(fps=7)
     assert await setup.reconcile() is None

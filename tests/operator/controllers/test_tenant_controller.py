@@ -54,6 +54,16 @@ async def test_a_service_that_goes_changes_the_status(operator: Operator) -> Non
     api.services.clear()
     operator.manager.observe_deletion(Kind.SERVICES, body["metadata"]["uid"])
     await api.until(lambda: condition(tenant, "Ready") == "NoService")
+    await api.until(lambda: bool(api.cluster_events))
+    event = api.cluster_events[-1]
+    assert (event["type"], event["reason"]) == ("Warning", "NoService")
+    assert event["metadata"]["namespace"] == "default"
+    assert event["involvedObject"] == {
+        "apiVersion": "avatar.musetalk.io/v1alpha1",
+        "kind": "AvatarTenant",
+        "name": "acme",
+        "uid": tenant["metadata"]["uid"],
+    }
 
 
 @pytest.mark.slow

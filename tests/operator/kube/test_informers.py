@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from avatar_contracts import list_watch
 from avatar_contracts.list_watch import Page
-from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.entries import DEVICE_KINDS, ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.manifests.objects import pdb
 from avatar_operator.errors import ClusterError, NotFound, Refused, TemporaryError
@@ -28,6 +28,7 @@ NODES, PODS, PDBS = "nodes", "pods", "poddisruptionbudgets"
 SERVICES, PROFILES = Kind.SERVICES.value, Kind.PROFILES.value
 TENANTS, NAMESPACES = Kind.TENANTS.value, Kind.NAMESPACES.value
 AVATARS, JOBS = Kind.AVATARS.value, Kind.JOBS.value
+DEVICES = frozenset(kind.value for kind in DEVICE_KINDS)
 RESYNC_S = 300.0
 OWN = "app.kubernetes.io/managed-by=avatar-operator"
 FIRST_REWATCH = (REWATCH_S[0] / 2, REWATCH_S[0])
@@ -46,6 +47,10 @@ class FakeClient:
         self.watches: list[tuple[str, str]] = []
         self.silence_s: set[float] = set()
         self.events: dict[str, asyncio.Queue[Event]] = {}
+        self.without_devices = "the server could not find the requested resource"
+
+    async def serves(self, path: str) -> str:
+        return self.without_devices if "/resource.k8s.io/" in path else ""
 
     def _name(self, verb: str, path: str, selector: str) -> str:
         (name,) = [name for name, known in PATHS.items() if known == path]
@@ -165,7 +170,7 @@ async def setup(
 async def test_everything_is_listed_once_and_then_watched(setup: Setup) -> None:
     setup.client.items[NODES] = [setup.body(NODES, 7)]
     await setup.start()
-    assert sorted(setup.client.lists) == sorted(PATHS.keys() - {NAMESPACES})
+    assert sorted(setup.client.lists) == sorted(PATHS.keys() - {NAMESPACES} - DEVICES)
     assert setup.informers.synced
     assert setup.handler.observed == [(Kind.NODES, "u")]
     assert setup.handler.resyncs == 1
@@ -186,6 +191,38 @@ async def test_namespaces_are_followed_once_a_tenant_selects_them(setup: Setup) 
     await setup.pauses.settle()
     assert setup.client.count(NAMESPACES) == 1
     assert setup.client.versions(NAMESPACES) != ()
+
+
+async def test_a_cluster_without_dra_is_synced_and_told_once(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await setup.start()
+    assert setup.informers.synced
+    await setup.pauses.end(SECOND_LIST_S)
+    await setup.pauses.end(RESYNC_S)
+    said = [line for line in caplog.messages if "DRA drivers" in line]
+    assert len(said) == 1
+    assert "could not find" in said[0]
+    assert not DEVICES & set(setup.client.lists)
+
+
+async def test_a_cluster_that_begins_to_serve_dra_is_followed(setup: Setup) -> None:
+    await setup.start()
+    setup.client.without_devices = ""
+    await setup.pauses.end(SECOND_LIST_S)
+    await setup.pauses.end(RESYNC_S)
+    assert set(setup.client.lists) >= DEVICES
+    assert {name for name, _ in setup.client.watches} >= DEVICES
+
+
+async def test_devices_are_listed_before_the_caches_are_synced(setup: Setup) -> None:
+    setup.client.without_devices = ""
+    setup.client.faults["resourceslices"] = [TemporaryError("GET", 503, "no")]
+    await setup.start()
+    assert not setup.informers.synced
+    await setup.pauses.end(*FIRST_REWATCH)
+    assert setup.informers.synced
 
 
 async def test_selected_namespaces_are_listed_before_the_caches_are_synced(setup: Setup) -> None:
@@ -235,7 +272,7 @@ async def test_kinds_of_kopf_are_soon_listed_again_and_later_every_kind(setup: S
     setup.client.lists.clear()
     await setup.pauses.end(RESYNC_S)
     kinds = [kind.value for kind in Kind if kind is not Kind.NAMESPACES]
-    assert setup.client.lists == [*kinds, PDBS]
+    assert setup.client.lists == [*(kind for kind in kinds if kind not in DEVICES), PDBS]
     assert setup.handler.resyncs == 3
     assert setup.pauses.lengths == [RESYNC_S]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +129,26 @@ async def test_an_error_event_that_stops_kopf_does_not_stop_the_informer(
     server.put(api_server.SERVICES, service("third"))
     await sink.until("first", "second", "third", "card")
     assert "kopf stopped, restarting" in caplog.text
+
+
+async def test_the_user_of_the_process_needs_no_name(
+    api: tuple[api_server.FakeApi, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 65532)  # as in the image
+    with pytest.raises(KeyError):
+        getpass.getuser()
+    server, url = api
+    sink = RecordingSink()
+    running = start(url, sink)
+    server.put(api_server.SERVICES, service("first"))
+    await sink.until("first")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert "kopf stopped" not in caplog.text
 
 
 async def test_a_cancelled_informer_reports_no_more_events(

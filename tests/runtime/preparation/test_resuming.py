@@ -37,7 +37,13 @@ def _start(model: Path, clip: Path, out: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=_heed_sigint,
     )
+
+
+def _heed_sigint() -> None:
+    """Undo what shells do to the programs that they start in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop_when(path: Path, process: subprocess.Popen[str], number: signal.Signals) -> None:

@@ -13,6 +13,8 @@ from avatar_runtime.protocol.pacing import Pacer
 from avatar_runtime.protocol.rate_limit import RateLimiter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.runtime.protocol.conftest import Connect
 
 
@@ -153,6 +155,38 @@ def test_a_time_limit_applies_exactly_when_wakeup_says(
     assert driver.session.closing.code == code
     driver.session.end(1012, "later", driver.now)
     assert driver.session.closing.code == code  # the first reason stays
+
+
+def _warnings(events: Iterable[dict[str, Any]]) -> list[str]:
+    return [each["warning"]["message"] for each in events if each["type"] == "warning"]
+
+
+@pytest.mark.parametrize("duration_s", [120.0, 7200.0])
+def test_the_client_is_warned_once_before_the_maximum_duration(
+    connect: Connect, duration_s: float
+) -> None:
+    driver = connect(max_duration_s=duration_s, idle_timeout_s=1e6)
+    end = driver.now + duration_s
+    assert driver.session.wakeup() == end - 60
+    driver.session.tick(end - 60.1)
+    assert _warnings(driver.pull()) == []
+    driver.session.tick(end - 60)
+    assert _warnings(driver.pull()) == [
+        "the session reaches its maximum duration in 60 s, and ends then"
+    ]
+    assert driver.session.wakeup() == end
+    driver.session.tick(end - 1)
+    assert _warnings(driver.pull()) == []
+    assert driver.session.closing is None
+    driver.session.tick(end)
+    assert driver.session.closing is not None
+
+
+def test_a_short_session_gets_no_warning_of_its_end(connect: Connect) -> None:
+    driver = connect(max_duration_s=119.9, idle_timeout_s=1e6)
+    assert driver.session.wakeup() == driver.now + 119.9
+    driver.session.tick(driver.now + 119)
+    assert _warnings(driver.pull()) == []
 
 
 def test_messages_and_frames_postpone_the_idle_timeout_and_errors_do_not(

@@ -402,6 +402,18 @@ def test_the_time_that_is_left_moves(connect: Connect) -> None:
     assert driver.session.closing.code == 4410
 
 
+@pytest.mark.parametrize(("moved_after_s", "expected"), [(10, 1), (65, 1)])
+def test_a_session_that_moves_warns_of_its_end_once(
+    connect: Connect, moved_after_s: float, expected: int
+) -> None:
+    driver = connect(max_duration_s=120.0, idle_timeout_s=300.0)
+    events = driver.run(moved_after_s)
+    move(driver)
+    events += driver.run(119 - moved_after_s)
+    codes = [each["warning"]["code"] for each in events if each["type"] == "warning"]
+    assert codes == ["session_expiring"] * expected
+
+
 def test_a_file_stays_on_its_pod(connect: Connect) -> None:
     driver = connect()
     driver.update(avatar={"video": {"mode": "fmp4"}})

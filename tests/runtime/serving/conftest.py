@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from websockets.asyncio.client import ClientConnection
 
+    from avatar_contracts.state import StartStage
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.engine.device import Curve
 
@@ -59,6 +60,7 @@ class FakeEngine:
     done: Statistics = field(default_factory=Statistics)
     releases: int = 0
     avatar_faults: int = 0
+    start_stages: dict[StartStage, float] = field(default_factory=dict)
     next_avatars: dict[str, AvatarInfo] = field(default_factory=dict)
     in_use: list[set[str]] = field(default_factory=list)
     pads: bool = False

@@ -26,7 +26,7 @@ TOKEN = "a-token-of-the-service"
 KEYS = {
     "pod", "service", "gpu_class", "batch_size", "batch_limit", "capacity", "sessions", "speaking",
     "free", "draining", "ready", "vram", "latency_ms", "deadline_miss_ratio", "batch_fill_ratio",
-    "device", "calibration", "sequence",
+    "device", "calibration", "start", "sequence",
 }  # fmt: skip
 METRICS = """
 avatar_runtime_vram_used_bytes avatar_runtime_vram_total_bytes avatar_runtime_vram_used_ratio

@@ -78,8 +78,27 @@ async def test_the_state_of_a_new_runtime_is_not_ready(runtime: Runtime) -> None
         "batch_fill_ratio": 0.0,
         "device": "simulated",
         "calibration": None,
+        "start": {"stage": "process", "seconds": {}},
         "sequence": 1,
     }
+
+
+async def test_the_state_reports_how_far_the_start_is(
+    clock: Clock, make_engine: Callable[..., FakeEngine]
+) -> None:
+    engine = make_engine()
+    runtime = _runtime(engine, clock)
+    await runtime.start()
+    engine.start_stages = {"weights": 2.00049, "avatars": 0.5}
+    runtime.slots.is_ready = False
+    start = runtime.state()["start"]
+    assert start["stage"] == "warm_up"
+    assert start["seconds"]["weights"] == 2.0
+    assert start["seconds"]["process"] > 0
+    engine.start_stages = {**engine.start_stages, "warm_up": 1.0}
+    runtime.slots.is_ready = True
+    assert runtime.state()["start"]["stage"] == "ready"
+    assert list(runtime.state()["start"]["seconds"]) == ["process", "weights", "avatars", "warm_up"]
 
 
 async def test_the_state_reports_sessions_load_and_calibration(

@@ -11,8 +11,9 @@ import httpx
 import pytest
 from tests.runtime.serving.conftest import DEADLINE_S
 
-from avatar_contracts import tokens, usage
-from avatar_runtime.serving.usage import UsageReports, UsageWatcher
+from avatar_contracts import labels, tokens, usage
+from avatar_contracts.documents import MAX_LINE_BYTES
+from avatar_runtime.serving.usage import UsageReports, UsageWatcher, encode
 
 if TYPE_CHECKING:
     from tests.runtime.serving.conftest import Serve, Served
@@ -79,6 +80,52 @@ def test_ended_sessions_are_bounded_and_a_line_too() -> None:
     assert told == [str(number) for number in range(10, usage.MAX_KEPT + 10)]
 
 
+def test_connections_that_have_ended_are_reported_once_to_each_reader() -> None:
+    clock = Clock()
+    reports = UsageReports(clock)
+    early = UsageWatcher(reports)
+    with reports.connected("first"):
+        clock.now += 1.5
+        assert early.next_connections() == []
+    with reports.connected(""):  # no gateway has opened it
+        clock.now += 1
+    with reports.connected("second"):
+        clock.now += 2
+    first: dict[str, object] = {"account": "first", "connected_ms": 1500}
+    second: dict[str, object] = {"account": "second", "connected_ms": 2000}
+    assert early.next_connections() == [first, second]
+    assert early.next_connections() == []
+    assert UsageWatcher(reports).next_connections() == [first, second]
+    clock.now += usage.KEPT_S - 1
+    with reports.connected("third"):
+        pass
+    (found,) = early.next_connections()
+    assert found["account"] == "third"
+    assert [each["account"] for each in UsageWatcher(reports).next_connections()] == [
+        "second",
+        "third",
+    ]
+
+
+def test_the_longest_line_is_one_that_gateways_read() -> None:
+    reports = UsageReports(Clock())
+    for number in range(usage.MAX_KEPT):
+        session = FakeSession(f"sess_{number:024x}")
+        session.usage = {**session.usage, "frames": 10**7, "speech_ms": 10**9}
+        reports.add(session.usage["id"], session)
+        reports.remove(session.usage["id"])
+        with reports.connected("a" * usage.MAX_ACCOUNT):
+            pass
+    watcher, ended = UsageWatcher(reports), 0
+    while changes := watcher.next_changes():
+        connections = watcher.next_connections()
+        line = encode("p" * 253, changes, connections)
+        assert len(line) < MAX_LINE_BYTES
+        ended += len(connections)
+    assert ended > 0
+    assert isinstance(usage.parse_connections(json.loads(line)), list)
+
+
 async def read(served: Served) -> list[usage.SessionUsage]:
     async with httpx.AsyncClient(base_url=f"http://{served.admin}") as http:
         document = (await http.get("/control/v1/usage")).json()
@@ -124,6 +171,30 @@ async def test_the_stream_reports_changes_and_ends_with_the_pod(serve: Serve) ->
             assert (figures["frames"], figures["speech_ms"]) == (5, 200)
             served.runtime.stop_watchers()
             assert await stream.content.read() == b""
+
+
+@pytest.mark.slow
+async def test_a_pod_returns_what_the_gateway_sent_for_a_connection(serve: Serve) -> None:
+    async with serve() as served:
+        url = f"ws://{served.sessions}/v1/realtime"
+        headers = {labels.USAGE_HEADER: "gAAAA-text_of_a_gateway="}
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            aiohttp.ClientSession() as http,
+            http.ws_connect(url, headers=headers) as socket,
+        ):
+            await socket.receive()
+            assert socket._response.connection is not None
+            transport = socket._response.connection.transport
+            assert transport is not None
+            transport.abort()  # as a gateway that is killed
+            await served.eventually(lambda: bool(served.runtime.usage.connections()), "ended")
+        ((_, document),) = served.runtime.usage.connections()
+        assert document["account"] == "gAAAA-text_of_a_gateway="
+        assert 0 <= document["connected_ms"] < DEADLINE_S * 1000
+        async with httpx.AsyncClient(base_url=f"http://{served.admin}") as client:
+            body = (await client.get("/control/v1/usage")).json()
+        assert body["connections"] == [document]
 
 
 @pytest.mark.slow

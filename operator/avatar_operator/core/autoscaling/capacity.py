@@ -68,6 +68,8 @@ class Offer:
     """Free GPUs."""
     cost: Decimal | None = None
     """Cost of one pod per hour; None if it is unknown."""
+    start_s: float | None = None
+    """90th percentile of the measured starts on the class; None if none was measured."""
 
 
 def load_factor(
@@ -116,16 +118,27 @@ class StartEstimate:
     """Variance of one start, in s²."""
 
 
-def estimate_start(starts_s: Sequence[float]) -> StartEstimate:
-    """Estimate the next start from the last ones; of few starts the longest is used."""
-    if not starts_s:
-        return StartEstimate(DEFAULT_START_S, 0.0)
-    if len(starts_s) < MIN_STARTS:
-        return StartEstimate(max(starts_s), 0.0)
-    return StartEstimate(mean(starts_s), variance(starts_s))
+def measured_start_s(offers: Sequence[Offer]) -> float | None:
+    """Return the measured start time of the class on which the next pod will run, None if none."""
+    following = next((offer for offer in offers if offer.free > 0), None)
+    return None if following is None else following.start_s
 
 
-def overdue_s(pods: Sequence[Pod], starts_s: Sequence[float]) -> float:
+def estimate_start(starts_s: Sequence[float], measured_s: float | None = None) -> StartEstimate:
+    """Estimate the next start from the last ones of the service.
+
+    Of fewer than `MIN_STARTS` the longest is used, or `measured_s` if that is longer: the 90th
+    percentile on the class, whose pods are of all services. Without any, it is the default.
+    """
+    if len(starts_s) >= MIN_STARTS:
+        return StartEstimate(mean(starts_s), variance(starts_s))
+    known = [*starts_s, *(() if measured_s is None else (measured_s,))]
+    return StartEstimate(max(known, default=DEFAULT_START_S), 0.0)
+
+
+def overdue_s(
+    pods: Sequence[Pod], starts_s: Sequence[float], measured_s: float | None = None
+) -> float:
     """Return the age in seconds from which a pod that has not started gives no slots.
 
     It is infinite while no pod is ready, because further pods would not start either.
@@ -133,7 +146,8 @@ def overdue_s(pods: Sequence[Pod], starts_s: Sequence[float]) -> float:
     if not any(pod.ready for pod in pods):
         return inf
     factor, minimum_s = OVERDUE
-    return max(minimum_s, factor * max(starts_s, default=DEFAULT_START_S))
+    known = [*starts_s, *(() if measured_s is None else (measured_s,))]
+    return max(minimum_s, factor * max(known, default=DEFAULT_START_S))
 
 
 def cumulative_slots(pods: Sequence[Pod], slots: Sequence[int]) -> list[int]:

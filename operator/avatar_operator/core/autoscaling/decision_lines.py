@@ -67,7 +67,7 @@ def encode(service: str, result: inputs.ScalingResult) -> Document:
         "freeze": policy.freeze,
         "pauseScaleIn": policy.pause_scale_in,
         "pods": [_pod(pod) for pod in seen.pods],
-        "offers": [[o.gpu_class, o.slots, o.free, _cost(o.cost)] for o in seen.offers],
+        "offers": [_offer(offer) for offer in seen.offers],
         "leavingCost": str(seen.leaving_cost),
         **({} if seen.share is None else {"share": [seen.share.pods, seen.share.is_owner]}),
         **({} if seen.tenant is None else {"tenant": _tenant(seen.tenant)}),
@@ -204,10 +204,16 @@ def _read_pod(row: Sequence[object]) -> Pod:
     )
 
 
+def _offer(offer: Offer) -> list[object]:
+    measured = [] if offer.start_s is None else [offer.start_s]
+    return [offer.gpu_class, offer.slots, offer.free, _cost(offer.cost), *measured]
+
+
 def _read_offer(row: Sequence[object]) -> Offer:
-    gpu_class, slots, free, cost = row
+    gpu_class, slots, free, cost, *measured = row
     price = None if cost is None else Decimal(str(cost))
-    return Offer(str(gpu_class), _whole(slots), _whole(free), price)
+    (start_s,) = map(_number, measured) if measured else (None,)
+    return Offer(str(gpu_class), _whole(slots), _whole(free), price, start_s)
 
 
 def _read_share(row: Sequence[object]) -> Share:

@@ -61,7 +61,7 @@ def calculate(
     """
     pods, offers, demand = observation.pods, observation.offers, observation.demand
     sessions = sum(pod.sessions for pod in pods)
-    start = capacity.estimate_start(starts_s)
+    start = capacity.estimate_start(starts_s, capacity.measured_start_s(offers))
     minimum = max(policy.free_min, ceil(sessions * policy.free_percent / 100))
     headroom = max(minimum, arrivals.headroom(rate * start.mean_s, rate**2 * start.variance))
     slots = [capacity.effective_slots(pod, overdue_s) for pod in pods]

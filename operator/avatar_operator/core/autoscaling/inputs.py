@@ -46,6 +46,8 @@ class ScalingContext:
     """Pods that the service can adopt from a shared reserve, by GPU class."""
     tenant: TenantBound | None = None
     """What the quota of the service's tenant allows; None if there is none."""
+    start_s: Mapping[str, float] = field(default_factory=dict)
+    """90th percentile of the measured starts, of all services, by GPU class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def collect(
             _pod(pod, states.get(pod.uid), costs.get(pod.gpu_class), latency_budget_ms, now)
             for pod in pods
         ],
-        offers=_offers(service.placement, pools, context.claimable),
+        offers=_offers(service.placement, pools, context),
         demand=context.demand,
         leaving_cost=total_cost(leaving, pools),
         share=context.share,
@@ -147,14 +149,16 @@ def _pod(
 
 
 def _offers(
-    placement: Placement, pools: Sequence[Pool], claimable: Mapping[str, int]
+    placement: Placement, pools: Sequence[Pool], context: ScalingContext
 ) -> list[capacity.Offer]:
     offers = [
         capacity.Offer(
             pool.gpu_class,
             pool.outcome.sessions_per_pod,
-            pool.stock.free + claimable.get(pool.gpu_class, 0),  # a pod to adopt has its GPU
+            # A pod to adopt has its GPU.
+            pool.stock.free + context.claimable.get(pool.gpu_class, 0),
             pool.cost_per_hour,
+            context.start_s.get(pool.gpu_class),
         )
         for pool in pools
         if isinstance(pool.outcome, batch_size.BatchPlan)

@@ -92,7 +92,8 @@ def decide(
     `policy` is the effective one: schedules are not evaluated here.
     """
     known = _update(history or _initial(observation, now), observation, now)
-    overdue_s = capacity.overdue_s(observation.pods, known.starts_s)
+    measured_s = capacity.measured_start_s(observation.offers)
+    overdue_s = capacity.overdue_s(observation.pods, known.starts_s, measured_s)
     rate = known.arrivals.per_s(now)
     seen = figures.calculate(policy, observation, rate, known.starts_s, overdue_s)
     bounds = limits.find_bounds(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 
@@ -26,6 +26,13 @@ class Kind(Enum):
     NODES = "nodes"
     JOBS = "jobs"
     PODS = "pods"
+    SLICES = "resourceslices"
+    CLAIMS = "resourceclaims"
+    DEVICE_CLASSES = "deviceclasses"
+
+
+DEVICE_KINDS: Final = (Kind.SLICES, Kind.CLAIMS, Kind.DEVICE_CLASSES)
+"""The kinds of resource.k8s.io/v1, which not every cluster serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

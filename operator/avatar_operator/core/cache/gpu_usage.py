@@ -22,6 +22,7 @@ class GPUUsage:
         self._list: tuple[PodUse, ...] | None = None  # None after a change
         self._unbound: dict[str, float] = {}  # by UID: when the use of a pod without a node ends
         self._reserved: dict[str, PodUse] = {}  # by NAMESPACE/NAME of a pod to be created
+        self._allocated: set[str] = set()  # UIDs of pods whose claim has a GPU
 
     def reserve(self, pod: str, use: PodUse) -> None:
         """Count the GPUs of a pod that is about to be created, until `release`."""
@@ -39,6 +40,8 @@ class GPUUsage:
 
         `created_at` is in seconds since 1970. A pod without a node counts for `ACCEPTED_S`.
         """
+        if use is not None and use.is_claim and uid in self._allocated:
+            use = None  # the GPU of its claim counts instead
         before = self._pods.get(uid)
         if (use or before) is None or not self._pods.put(uid, version, use):
             return False
@@ -47,6 +50,17 @@ class GPUUsage:
             self._unbound[uid] = created_at + ACCEPTED_S
         self._replace(before, use)
         return use is None
+
+    def allocate(self, uid: str) -> None:
+        """End the use of a pod by a claim: the claim has a GPU, which counts instead."""
+        self._allocated.add(uid)
+        before, version = self._pods.get(uid), self._pods.version(uid)
+        if before is not None and before.is_claim and version is not None:
+            self.put(uid, version, None, 0.0)
+
+    def deallocate(self, uid: str) -> None:
+        """Forget that the claim of a pod has a GPU, because the claim was deleted."""
+        self._allocated.discard(uid)
 
     def expire(self, now: float) -> None:
         """End the use of the pods that no node has accepted in time."""
@@ -63,6 +77,7 @@ class GPUUsage:
     def drop(self, uid: str) -> bool:
         """Remove a deleted pod, and return whether it used GPUs until now."""
         self._unbound.pop(uid, None)
+        self._allocated.discard(uid)
         before = self._pods.drop(uid)
         self._replace(before, None)
         return before is not None

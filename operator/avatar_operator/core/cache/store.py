@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.cache.avatar_index import AvatarIndex
+from avatar_operator.core.cache.device_index import DeviceIndex
 from avatar_operator.core.cache.entries import (
     ChangeImpact,
     Kind,
@@ -21,6 +22,11 @@ from avatar_operator.core.cache.pod_index import PodIndex
 from avatar_operator.core.cache.tenant_index import TenantIndex
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.planning import shared_reserve
+from avatar_operator.core.resources.devices import (
+    parse_claim,
+    parse_device_class,
+    parse_slice,
+)
 from avatar_operator.core.resources.gateway import GatewayPod, parse_pod
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.image_check import ImageCheck, parse_image_check
@@ -59,6 +65,9 @@ class Store:
         self.avatar_index = AvatarIndex()
         self.tenants = TenantIndex()
         self._gpu_usage = GPUUsage()
+        self.devices = DeviceIndex()
+        self._uses: tuple[tuple[PodUse, ...], ...] = ((), ())  # of pods, and of claims
+        self._all_uses: tuple[PodUse, ...] = ()
         self._nodes: Cache[Node] = Cache()
         self._node_list: tuple[Node, ...] | None = None  # None after a change
         self._profiles: Cache[GPUProfile | None] = Cache()  # None: invalid
@@ -90,6 +99,13 @@ class Store:
                 return ChangeImpact(tenants=changed, fault=fault)
             case Kind.NAMESPACES:
                 return ChangeImpact(tenants=self.tenants.put_namespace(uid, version, body))
+            case Kind.SLICES:
+                return self._on_devices(self.devices.put_slice(uid, version, parse_slice(body)))
+            case Kind.DEVICE_CLASSES:
+                name = parse_device_class(body)
+                return self._on_devices(self.devices.put_class(uid, version, name))
+            case Kind.CLAIMS:
+                return self._observe_claim(uid, version, body)
         return self._observe_pod(metadata, uid, version, body)
 
     def observe_deletion(self, kind: Kind, uid: str) -> ChangeImpact:
@@ -115,6 +131,15 @@ class Store:
                 return ChangeImpact(tenants=self.tenants.drop_tenant(uid))
             case Kind.NAMESPACES:
                 return ChangeImpact(tenants=self.tenants.drop_namespace(uid))
+            case Kind.SLICES:
+                return self._on_devices(self.devices.drop_slice(uid))
+            case Kind.DEVICE_CLASSES:
+                return self._on_devices(self.devices.drop_class(uid))
+            case Kind.CLAIMS:
+                claim = self.devices.claims.get(uid)
+                if claim is not None:
+                    self._gpu_usage.deallocate(claim.pod_uid)
+                return ChangeImpact(freed_gpus=self.devices.drop_claim(uid))
         return self._observe_deleted_pod(uid)
 
     def uids(self, kind: Kind) -> frozenset[str]:
@@ -134,6 +159,12 @@ class Store:
                 return frozenset(self.tenants.bodies.uids())
             case Kind.NAMESPACES:
                 return frozenset(self.tenants.namespace_uids())
+            case Kind.SLICES:
+                return frozenset(self.devices.slices.uids())
+            case Kind.DEVICE_CLASSES:
+                return frozenset(self.devices.classes.uids())
+            case Kind.CLAIMS:
+                return frozenset(self.devices.claims.uids())
         pods = (self._gpu_usage, self.pods, self.gateways, self._image_checks)
         found = frozenset(uid for cache in pods for uid in cache.uids())
         return found | frozenset(self.avatar_index.pod_uids())
@@ -145,7 +176,11 @@ class Store:
     def nodes(self) -> tuple[Node, ...]:
         """Return all nodes."""
         if self._node_list is None:
-            self._node_list = tuple(self._nodes.values())
+            groups = self.devices.groups()
+            self._node_list = tuple(
+                replace(node, devices=groups[node.name]) if node.name in groups else node
+                for node in self._nodes.values()
+            )
         return self._node_list
 
     def profiles(self) -> tuple[GPUProfile, ...]:
@@ -165,7 +200,10 @@ class Store:
         `now` is in seconds since 1970.
         """
         self._gpu_usage.expire(now)
-        return self._gpu_usage.sums()
+        uses = self._gpu_usage.sums(), self.devices.uses()
+        if any(new is not old for new, old in zip(uses, self._uses, strict=True)):
+            self._uses, self._all_uses = uses, (*uses[0], *uses[1])
+        return self._all_uses
 
     def next_freed_s(self, now: float) -> float | None:
         """Return after how many seconds a pod without a node stops to count, None if none does."""
@@ -342,6 +380,19 @@ class Store:
             return ChangeImpact()
         self._node_list = None
         return ChangeImpact(all_services=True, node=node.name)
+
+    def _on_devices(self, changed: bool) -> ChangeImpact:
+        """Report that the GPUs changed which DRA drivers publish."""
+        if changed:
+            self._node_list = None
+        return ChangeImpact(all_services=changed)
+
+    def _observe_claim(self, uid: str, version: int, body: Mapping[str, object]) -> ChangeImpact:
+        claim = parse_claim(body)
+        freed = self.devices.put_claim(uid, version, claim)
+        if claim is not None and claim.pod_uid:
+            self._gpu_usage.allocate(claim.pod_uid)
+        return ChangeImpact(freed_gpus=freed)
 
     def _observe_avatar(self, uid: str, version: int, body: Mapping[str, object]) -> ChangeImpact:
         metadata = Fields(body.get("metadata"), "metadata", [])

@@ -70,6 +70,9 @@ CLOUDS: Final[Mapping[str, Cloud]] = {
         },
         count_label="gpu.nvidia.com/count",
     ),
+    "doks.digitalocean.com/gpu-model": Cloud(
+        {"h100": (_H100,), "h200": ("NVIDIA-H200",), "l40s": ("NVIDIA-L40S",)}
+    ),
     "karpenter.k8s.aws/instance-gpu-name": _ec2("karpenter.k8s.aws"),
     "eks.amazonaws.com/instance-gpu-name": _ec2("eks.amazonaws.com"),
 }

@@ -16,6 +16,7 @@ from avatar_operator.core.resources.placement import Placement, Toleration
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from avatar_operator.core.resources.devices import DeviceGroup
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node, Taint
     from avatar_operator.core.resources.pod import PodUse
@@ -49,7 +50,23 @@ class ClassStock:
     free: int
     selectors: tuple[Selector, ...]
     resource: str = names.GPU_RESOURCE
-    """The resource that a pod requests."""
+    """The resource that a pod requests, or the DeviceClass of its claim."""
+    devices: tuple[DeviceGroup, ...] = ()
+    """What a claim may get, without counts; empty if a pod requests the resource itself."""
+
+    new_nodes: Selector = ()
+    """Labels of the nodes that an autoscaler would add; empty if the profile names none."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known how a pod names the GPUs of the class."""
+        return bool(self.selectors or self.devices or self.new_nodes)
+
+    def with_new_nodes(self) -> ClassStock:
+        """Return the stock for a pod that may also run on a node to come."""
+        if not self.new_nodes or self.devices or self.new_nodes in self.selectors:
+            return self
+        return replace(self, selectors=(*self.selectors, self.new_nodes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +278,13 @@ def _resource(parts: Iterable[NodeClass]) -> str:
     """Return the resource that offers most GPUs of a class, because a pod can request only one."""
     totals: dict[str, int] = {}
     for part in parts:
-        totals[part.resource] = totals.get(part.resource, 0) + part.gpus
+        totals[part.request] = totals.get(part.request, 0) + part.gpus
     return min(totals, key=lambda name: (-totals[name], name), default=names.GPU_RESOURCE)
 
 
 def _left_out(part: NodeClass, unusable: str, resources: Mapping[str, str]) -> str:
     reason = unusable if part.gpu_class else part.reason
-    if part.gpu_class and not reason and part.resource != resources[part.gpu_class]:
+    if part.gpu_class and not reason and part.request != resources[part.gpu_class]:
         reason = f"most GPUs of {part.gpu_class} are offered as {resources[part.gpu_class]}"
     if reason and part.resource != names.GPU_RESOURCE:
         return f"{part.resource}: {reason}"
@@ -277,8 +294,8 @@ def _left_out(part: NodeClass, unusable: str, resources: Mapping[str, str]) -> s
 def _unusable(node: Node, placement: Placement) -> str:
     if not node.ready:
         return "not ready"
-    if node.unschedulable:
-        return "cordoned"
+    if node.departure is not None:
+        return node.departure.reason
     for key, value in placement.node_selector:
         if node.labels.get(key) != value:
             return f"label {key} is not {value!r}, which spec.placement.nodeSelector requires"
@@ -297,13 +314,21 @@ def _stock(
 ) -> ClassStock:
     """Return the stock of the usable nodes; without one, excluded nodes provide the labels."""
     own = [part for part in members if part.gpu_class == profile.name]
-    kin = [part for part in parts if (part.gpu_class, part.resource) == (profile.name, resource)]
+    kin = [part for part in parts if (part.gpu_class, part.request) == (profile.name, resource)]
     alike, total = own or kin, sum(part.gpus for part in own)
     return ClassStock(
         gpu_class=profile.name,
         memory_mib=min((part.memory_mib for part in alike), default=profile.memory_min_mib),
         total=total,
         free=total,
-        selectors=tuple(sorted({part.selector for part in alike})),
+        selectors=tuple(sorted({part.selector for part in alike if part.device is None})),
         resource=resource,
+        devices=_devices(alike),
+        new_nodes=profile.new_node_labels,
     )
+
+
+def _devices(parts: Iterable[NodeClass]) -> tuple[DeviceGroup, ...]:
+    """Return the different GPUs that claims may get."""
+    found = {replace(part.device, count=0) for part in parts if part.device is not None}
+    return tuple(sorted(found, key=lambda group: group.key))

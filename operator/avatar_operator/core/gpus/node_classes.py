@@ -7,7 +7,7 @@ labels). All other modules use GPU classes only.
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
@@ -16,6 +16,7 @@ from avatar_operator.core.gpus.cloud_labels import CLOUDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from avatar_operator.core.resources.devices import DeviceGroup
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
 
@@ -45,6 +46,8 @@ class Labels:
     selector: Selector
     measured: bool = True
     """Whether feature discovery read the values from the driver; a cloud lists nominal ones."""
+    known: bool = True
+    """Whether the product is one that this package knows by the name of the cloud."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,13 @@ class NodeClass:
     """An inconsistency of the labels of GPUs that have a class."""
     candidates: tuple[str, ...] = ()
     """Profiles that match the labels of GPUs that have no class."""
+    device: DeviceGroup | None = None
+    """The GPUs, if a DRA driver publishes them; `resource` is its key then."""
+
+    @property
+    def request(self) -> str:
+        """What a pod requests: a resource, or a DeviceClass in a claim."""
+        return self.resource if self.device is None else self.device.device_class
 
 
 def classify(node: Node, profiles: Sequence[GPUProfile]) -> tuple[NodeClass, ...]:
@@ -78,13 +88,40 @@ def classify(node: Node, profiles: Sequence[GPUProfile]) -> tuple[NodeClass, ...
         for resource, count in ((names.GPU_RESOURCE, node.gpus), *node.others)
         if count
     ]
-    if not offers and names.LABEL_PRODUCT in node.labels:
+    if not offers and not node.devices and names.LABEL_PRODUCT in node.labels:
         offers = [(names.GPU_RESOURCE, 0)]
-    return tuple(_classify(node, resource, count, profiles) for resource, count in offers)
+    plugged = tuple(
+        _classify(node, resource, count, profiles, read_labels(node.labels, resource))
+        for resource, count in offers
+    )
+    return plugged + tuple(_classify_group(node, each, profiles) for each in node.devices)
 
 
-def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfile]) -> NodeClass:
-    labels = read_labels(node.labels, resource)
+def _classify_group(node: Node, group: DeviceGroup, profiles: Sequence[GPUProfile]) -> NodeClass:
+    """Return the class of GPUs that a DRA driver publishes.
+
+    The product comes from the driver, and a pod gets only a device of it, so that no label of the
+    node counts.
+    """
+    fault = group.fault
+    if not fault and (node.gpus or any(_is_plugged(name) for name, _ in node.others)):
+        fault = "the device plugin offers the GPUs of this node, so its ResourceSlices are not used"
+    if fault:
+        return NodeClass(*(node, group.key, group.count, None, 0, False, (), fault), device=group)
+    products = (group.label,) if group.label else ()
+    labels = Labels(products, group.memory_mib, replicas=1, count=None, selector=())
+    bare = replace(node, is_hami=False)
+    found = _classify(bare, group.key, group.count, profiles, labels)
+    return replace(found, node=node, device=group)
+
+
+def _is_plugged(resource: str) -> bool:
+    return resource == names.SHARED_RESOURCE or resource.startswith(names.MIG_RESOURCES)
+
+
+def _classify(
+    node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfile], labels: Labels
+) -> NodeClass:
     replicas = labels.replicas if labels.replicas is not None else _replicas(node, resource, labels)
     shared = labels.replicas != 1
     product = " or ".join(labels.products)
@@ -141,7 +178,8 @@ def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -
     is_mig = resource.startswith(names.MIG_RESOURCES)
     prefix = resource if is_mig else names.GPU_RESOURCE
     product = labels.get(f"{prefix}.product", "")
-    if is_mig and not product and names.LABEL_PRODUCT in labels:
+    of_whole = is_mig and not product and names.LABEL_PRODUCT in labels
+    if of_whole:
         slices = resource.removeprefix(names.MIG_RESOURCES)
         product = f"{labels[names.LABEL_PRODUCT].removesuffix(_SHARED)}-MIG-{slices}"
     if not product:
@@ -154,6 +192,8 @@ def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -
     identifying = [
         f"{prefix}.{key}" for key in ("product", "memory", "sharing-strategy", "replicas")
     ]
+    if of_whole:  # slices of GPUs of other products have the same resource
+        identifying.append(names.LABEL_PRODUCT)
     return Labels(
         products=(product.removesuffix(_SHARED),),
         memory_mib=_mebibytes(labels.get(f"{prefix}.memory")),
@@ -164,10 +204,14 @@ def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -
 
 
 def _cloud(labels: Mapping[str, str]) -> Labels:
-    for key, cloud in CLOUDS.items():
-        products = cloud.products.get(labels.get(key, ""), ())
-        if not products:
-            continue
+    """Read the labels of the cloud.
+
+    A name that is not known stands for itself, so that a profile can name it.
+    """
+    present = [(key, cloud) for key, cloud in CLOUDS.items() if labels.get(key)]
+    known = [(key, cloud) for key, cloud in present if labels[key] in cloud.products]
+    for key, cloud in known or present:
+        products = cloud.products.get(labels[key], (labels[key],))
         if part := labels.get(cloud.slice_label):
             products = tuple(f"{product}{_MIG}{part}" for product in products)
         optional = (key, cloud.memory_label, cloud.replicas_label, cloud.slice_label)
@@ -179,6 +223,7 @@ def _cloud(labels: Mapping[str, str]) -> Labels:
             count=_number(labels.get(cloud.count_label)),
             selector=_selector(labels, identifying),
             measured=False,
+            known=bool(known),
         )
     return Labels((), None, 1, None, ())
 
@@ -254,7 +299,8 @@ def _warning(node: Node, resource: str, labels: Labels, replicas: int, profile: 
             f"labels count {labels.count} GPUs shared by {replicas}, the node has {capacity} "
             "(have some failed, or are they assigned to another resource?)"
         )
-    named = _cloud(node.labels).products if labels.measured else ()
+    cloud = _cloud(node.labels)
+    named = cloud.products if labels.measured and cloud.known else ()
     if named and resource == names.GPU_RESOURCE and not _names(profile, named):
         return f"labels differ: feature discovery says {labels.products[0]}, the cloud {named[0]}"
     return ""

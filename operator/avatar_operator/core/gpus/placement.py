@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -38,11 +39,13 @@ def assign_classes(
         more = min(left, pool.stock.free - taken)
         counts[pool.gpu_class] = taken + more
         left -= more
+    placed = [pool for pool in serving for _ in range(counts[pool.gpu_class])]
     if placement.when_full is WhenFull.CREATE_PENDING and left:
         # A node autoscaler reacts to pending pods; they must name the labels of the new node.
-        for pool in [pool for pool in serving if pool.stock.selectors][:1]:
-            counts[pool.gpu_class] += left
-    return tuple(pool for pool in serving for _ in range(counts[pool.gpu_class]))
+        for pool in [pool for pool in serving if pool.stock.is_known][:1]:
+            placed += [replace(pool, stock=pool.stock.with_new_nodes())] * left
+            placed.sort(key=lambda each: [pool.gpu_class for pool in serving].index(each.gpu_class))
+    return tuple(placed)
 
 
 _Bill = tuple[Decimal, int]  # cost per hour, sessions

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import labels
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
-from avatar_operator.core.manifests import upstream
+from avatar_operator.core.manifests import model_cache, upstream
 from avatar_operator.core.resources.quantities import PARTS, Resources, complete
 from avatar_operator.core.resources.service import DECODER, PRECISION, Fragment, Service
-from avatar_operator.core.resources.sources import ClaimSource, HostPathSource, ImageSource, Source
+from avatar_operator.core.resources.sources import (
+    ClaimSource,
+    DownloadSource,
+    HostPathSource,
+    ImageSource,
+    ImageVolumeSource,
+    Source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,12 +54,16 @@ def runtime(
     assert isinstance(pool.outcome, batch_size.BatchPlan)
     plan = pool.outcome
     template = service.template
-    resources = complete(
-        {part: {pool.stock.resource: "1"} for part in PARTS},
+    claimed = bool(pool.stock.devices)
+    resources: Body = {}
+    resources |= complete(
+        {} if claimed else {part: {pool.stock.resource: "1"} for part in PARTS},
         template.resources,
         pool.resources,
         usual_resources(plan.sessions_per_pod),
     )
+    if claimed:
+        resources["claims"] = [{"name": names.CLAIM}]
     ready = {"path": "/readyz", "port": labels.SESSIONS_PORT_NAME}
     return {
         "name": names.CONTAINER,
@@ -189,11 +200,12 @@ def _profile(pool: Pool) -> str:
 def folder_of(mount: str, source: Source) -> str:
     """Return the path of a source in a container that mounts its volume at `mount`."""
     match source:
-        case ClaimSource(path=path):
+        case ClaimSource(path=path) | ImageVolumeSource(path=path):
             return f"{mount}/{path}".rstrip("/")
-        case HostPathSource():
+        case HostPathSource() | DownloadSource():
             return mount
-    return source.path
+        case ImageSource(path=path):
+            return path
 
 
 def token_volume(control_secret: str) -> Body:
@@ -216,11 +228,17 @@ def volumes(name: str, source: Source) -> list[Body]:
             return [{"name": name, "persistentVolumeClaim": volume}]
         case HostPathSource(path=path):
             return [{"name": name, "hostPath": {"path": path, "type": "Directory"}}]
-    return []
+        case ImageVolumeSource():
+            image = {"reference": source.reference, "pullPolicy": source.pull_policy}
+            return [{"name": name, "image": image}]
+    return []  # the volume of downloads is that of the cache
 
 
 def mounts(name: str, source: Source) -> list[Body]:
     """Render the mount of a source, none if the image contains it."""
-    if isinstance(source, ImageSource):
-        return []
+    match source:
+        case ImageSource():
+            return []
+        case DownloadSource():
+            return [model_cache.mount(source, f"/{name}")]
     return [{"name": name, "mountPath": f"/{name}", "readOnly": True}]

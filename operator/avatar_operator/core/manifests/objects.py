@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.fields import Fields
@@ -16,10 +17,21 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.service import Service
 
+
+@dataclass(frozen=True, slots=True)
+class TenantReference:
+    """The AvatarTenant that an Event is about. It has no namespace."""
+
+    name: str
+    uid: str
+
+
 NEVER_EVICTED: Final = 1_000_000
 """minAvailable of a PodDisruptionBudget: more pods than can exist, so none may be evicted."""
 
 
+CLUSTER_EVENTS: Final = "default"
+"""The namespace of Events about objects without a namespace; the API server accepts no other."""
 LONGEST_MESSAGE: Final = 1024
 """Characters; the API server rejects Events with a longer message."""
 
@@ -128,23 +140,23 @@ def held_by_pod(name: str, uid: str) -> Body:
 
 
 def event_body(
-    about: Service | Avatar, reason: names.Reason, message: str, *, warning: bool, at: str
+    about: Service | Avatar | TenantReference,
+    reason: names.Reason,
+    message: str,
+    *,
+    warning: bool,
+    at: str,
 ) -> Body:
-    """Render an Event about a service or an avatar; `at` is a time in RFC 3339."""
+    """Render an Event about a service, an avatar or a tenant; `at` is a time in RFC 3339."""
+    involved = _involved(about)
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "generateName": f"{about.key.name}-",
-            "namespace": about.key.namespace,
+            "generateName": f"{involved['name']}-",
+            "namespace": involved.get("namespace", CLUSTER_EVENTS),
         },
-        "involvedObject": {
-            "apiVersion": names.API_VERSION,
-            "kind": names.AVATAR_KIND if isinstance(about, Avatar) else names.SERVICE_KIND,
-            "name": about.key.name,
-            "namespace": about.key.namespace,
-            "uid": about.uid,
-        },
+        "involvedObject": {"apiVersion": names.API_VERSION, **involved, "uid": about.uid},
         "type": "Warning" if warning else "Normal",
         "reason": reason.value,
         "message": message[:LONGEST_MESSAGE],
@@ -154,6 +166,13 @@ def event_body(
         "lastTimestamp": at,
         "count": 1,
     }
+
+
+def _involved(about: Service | Avatar | TenantReference) -> dict[str, str]:
+    if isinstance(about, TenantReference):
+        return {"kind": names.TENANT_KIND, "name": about.name}
+    kind = names.AVATAR_KIND if isinstance(about, Avatar) else names.SERVICE_KIND
+    return {"kind": kind, "name": about.key.name, "namespace": about.key.namespace}
 
 
 def pod_selector(service: Service) -> str:

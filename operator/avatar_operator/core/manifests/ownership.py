@@ -100,6 +100,11 @@ def identity(stored: Mapping[str, object]) -> dict[str, str]:
     return {key: metadata.text(key) for key in ("uid", "resourceVersion")}
 
 
+def name_of(stored: Mapping[str, object]) -> str:
+    """Return the name of a stored object."""
+    return Fields(stored.get("metadata"), "", []).text("name")
+
+
 def _contains(stored: object, rendered: object) -> bool:
     if not isinstance(rendered, dict):
         return stored == rendered

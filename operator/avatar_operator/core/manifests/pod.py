@@ -13,7 +13,9 @@ from avatar_contracts.labels import LogFormat
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.inventory import GPU_TOLERATION, ClassStock
-from avatar_operator.core.manifests import container, upstream
+from avatar_operator.core.manifests import container, model_cache, upstream
+from avatar_operator.core.manifests.claim_template import pod_claim
+from avatar_operator.core.manifests.model_cache import ModelCache
 from avatar_operator.core.manifests.objects import owner_reference, service_labels
 from avatar_operator.core.resources.placement import Toleration
 from avatar_operator.core.resources.pod_defaults import PodDefaults
@@ -50,6 +52,8 @@ class PodSettings:
     """Merged into each service before it is planned; nothing here reads it."""
     network_rules: Mapping[str, object] | None = None
     """The rules of the NetworkPolicy of each service; None if there is none."""
+    cache: ModelCache = field(default_factory=ModelCache)
+    """Applies to new pods only."""
 
 
 def hash_spec(service: Service, image: str, generation: str = "") -> str:
@@ -92,10 +96,12 @@ def runtime_pod(
     *,
     reserve: bool = False,
     generation: str = "",
+    template_of_claim: str = "",
 ) -> Body:
     """Render a runtime pod that is pinned to one GPU class and carries its batch size.
 
-    `control_secret` is the name of the Secret with the tokens of the service.
+    `control_secret` is the name of the Secret with the tokens of the service. `template_of_claim`
+    is the ResourceClaimTemplate of its GPU, if a DRA driver publishes the GPUs of the class.
     """
     assert isinstance(pool.outcome, batch_size.BatchPlan)
     plan = pool.outcome
@@ -107,7 +113,7 @@ def runtime_pod(
         "enableServiceLinks": False,
         "securityContext": dict(service.security.pod),
         "nodeSelector": dict(service.placement.node_selector),
-        "affinity": class_affinity(pool.stock),
+        **class_affinity(pool.stock),
         "topologySpreadConstraints": _spread(service),
         "tolerations": _tolerations(service),
         "containers": [
@@ -126,14 +132,23 @@ def runtime_pod(
             *upstream.volumes(service.upstream),
             *container.volumes("models", service.model.source),
             *container.volumes("avatars", service.avatar_source),
+            *model_cache.volumes(service, settings.cache),
             *template.volumes,
         ],
     }
     optional = {
+        "initContainers": model_cache.init_containers(
+            service,
+            settings.cache,
+            settings.image,
+            settings.image_pull_policy,
+            settings.log_format,
+        ),
         "imagePullSecrets": [{"name": secret} for secret in settings.image_pull_secrets],
         "serviceAccountName": template.service_account,
         "priorityClassName": template.priority_class,
         "runtimeClassName": template.runtime_class,
+        "resourceClaims": [pod_claim(template_of_claim)] if pool.stock.devices else [],
     }
     spec.update({key: value for key, value in optional.items() if value})
     metadata: Body = {
@@ -151,12 +166,19 @@ def runtime_pod(
             **dict(template.annotations),
             names.ANNOTATION_BATCH_SIZE: str(plan.batch_size),
             names.ANNOTATION_SESSIONS_PER_POD: str(plan.sessions_per_pod),
+            **_cost(pool),
             # Without it, node autoscalers keep the node of a pod with an emptyDir.
             names.ANNOTATION_SAFE_TO_EVICT: "true",
         },
         "ownerReferences": [owner_reference(service)],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _cost(pool: Pool) -> dict[str, str]:
+    """Return the annotation by which gateways prefer the cheaper of pods that are equally full."""
+    cost = pool.cost_per_hour
+    return {} if cost is None else {names.ANNOTATION_COST_PER_HOUR: f"{cost:f}"}
 
 
 def set_annotation(body: Body, name: str, value: str) -> None:
@@ -173,7 +195,12 @@ def _plain(value: object) -> object:
 
 
 def class_affinity(stock: ClassStock) -> Body:
-    """Require the labels of the nodes of the class; any of these nodes is suitable."""
+    """Require the labels of the nodes of the class; any of these nodes is suitable.
+
+    The claim of a pod selects its GPU itself, so no label is required then.
+    """
+    if stock.devices:
+        return {}
     terms = [
         {
             "matchExpressions": [
@@ -186,7 +213,8 @@ def class_affinity(stock: ClassStock) -> Body:
         for labels in stock.selectors
     ]
     required = {"nodeSelectorTerms": terms}
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    return {"affinity": affinity}
 
 
 def _spread(service: Service) -> list[Body]:

@@ -160,7 +160,7 @@ def _pod(
         ],
     }
     if stock is not None:
-        spec["affinity"] = class_affinity(stock)
+        spec |= class_affinity(stock)
     if isinstance(avatar.source, UrlSource):
         spec["initContainers"] = [_fetch(avatar, avatar.source, pods, settings)]
     optional = {

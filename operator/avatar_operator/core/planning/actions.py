@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from avatar_operator import names
 from avatar_operator.core.planning.disruption import ProtectPod, ReleasePod
 from avatar_operator.core.resources.pod import PodUse
 
@@ -58,7 +59,8 @@ class CreatePod:
     @property
     def gpu_use(self) -> PodUse:
         """What the pod will count as until it is observed: bound to no node yet."""
-        return PodUse.of("", self.gpu_class, {self.pool.stock.resource: 1})
+        stock = self.pool.stock
+        return PodUse.of("", self.gpu_class, {names.CLAIM if stock.devices else stock.resource: 1})
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ _NO_SUCH_IMAGE: Final = re.compile(r"= NotFound|: not found|manifest unknown|nam
 """What container runtimes say if the registry answered that it has no such image."""
 
 _INSUFFICIENT: Final = re.compile(r"Insufficient ([\w./-]*\w)")
+_NO_DEVICE: Final = "cannot allocate all claims"
 _OF_NO_NODE: Final = re.compile(r"nodes are available: \D")  # a reason that counts no nodes
 
 
@@ -165,7 +166,8 @@ def _blame(pod: RuntimePod, pools: Sequence[Pool]) -> str | None:
 
 def _lacks_gpu(pod: RuntimePod, pools: Sequence[Pool]) -> bool:
     """Return whether the scheduler would accept a pod if a GPU were free."""
-    return bool(_INSUFFICIENT.search(pod.trouble)) and _fits_new_nodes(pod, pools)
+    lacks = _INSUFFICIENT.search(pod.trouble) is not None or _NO_DEVICE in pod.trouble
+    return lacks and _fits_new_nodes(pod, pools)
 
 
 def _fits_new_nodes(pod: RuntimePod, pools: Sequence[Pool]) -> bool:

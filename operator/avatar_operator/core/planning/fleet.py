@@ -70,12 +70,12 @@ def _is_outdated(service: Service, pod: RuntimePod, node: Node | None, spec_hash
         pod.spec_hash != spec_hash
         or not service.placement.allows(pod.gpu_class)
         or pod.drain_asked
-        or _is_cordoned(node)
+        or _leaves(node)
     )
 
 
-def _is_cordoned(node: Node | None) -> bool:
-    return node is not None and node.unschedulable
+def _leaves(node: Node | None) -> bool:
+    return node is not None and node.departure is not None
 
 
 def removal_cost(pod: RuntimePod, states: Mapping[str, PodState]) -> tuple[bool, bool, bool, float]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning.image_check import PendingImage
     from avatar_operator.core.planning.quotas import TenantTerms
     from avatar_operator.core.planning.sharing.shares import Share
+    from avatar_operator.core.resources.departure import Departure
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.image_check import ImageCheck
     from avatar_operator.core.resources.node import Node
@@ -127,6 +128,8 @@ class Plan:
     """As observed."""
     pending_image: PendingImage | None = None
     """The image that must be pulled before a pod makes room for it."""
+    departures: Mapping[str, Departure] = field(default_factory=dict)
+    """Why nodes of the service's pods are about to leave, by name of the node."""
 
     @property
     def waits_for_avatars(self) -> bool:

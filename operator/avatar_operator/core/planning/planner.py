@@ -188,6 +188,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         over_quota=added.new.over_quota,
         needs=observed.needs,
         pending_image=removed.pending_image,
+        departures={node.name: why for node in stock.hosts if (why := node.departure) is not None},
     )
 
 
@@ -207,7 +208,7 @@ def take_stock(service: Service, observed: Observed, options: Options, now: floa
     counts = observed.tenant is None or observed.tenant.share is None
     may_adopt = counts or (observed.tenant is not None and observed.tenant.owns_reserve)
     if observed.shared is not None and may_adopt and not (service.paused or fleet.outdated):
-        usable = {node.name for node in hosts if node.ready and not node.unschedulable}
+        usable = {node.name for node in hosts if node.ready and node.departure is None}
         claimable = shared_reserve.claimable_pods(
             observed.shared, pools, service.placement, spec_hash, usable
         )
@@ -296,7 +297,10 @@ def remove_pods(
     fleet, pools, states = stock.fleet, stock.pools, observed.states
     given_back = fair_limits.surplus(service, fleet, pools, states, observed.share)
     leaving = scale_down.scale_down(
-        fleet, pools, states, given_back, desired=size.desired, reserve=size.reserve
+        *(fleet, pools, states, given_back),
+        desired=size.desired,
+        reserve=size.reserve,
+        candidates=frozenset(node.name for node in stock.hosts if node.is_candidate),
     )
     replaceable = scale_down.find_replaceable(
         fleet, stock.spec_hash, stock.hosts, halted=added.halted is not None

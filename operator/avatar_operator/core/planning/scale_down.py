@@ -42,6 +42,8 @@ class Replacement:
     because: Reason
     makes_room: bool
     """Whether a new pod can use its GPU."""
+    at_once: bool = False
+    """Whether it leaves before a replacement is ready, because its node leaves within minutes."""
 
 
 def delete_orphans(pods: Iterable[RuntimePod]) -> tuple[DeletePod, ...]:
@@ -66,11 +68,14 @@ def scale_down(
     *,
     desired: int,
     reserve: int,
+    candidates: Collection[str] = (),
 ) -> tuple[Removal, ...]:
     """Choose the current pods that exceed `desired`, those with the lowest removal cost first.
 
     Pods of the reserve stay: they are empty, so they would otherwise always leave first. Pods whose
-    GPU is given back to another service (`given_back`, current or outdated) leave in any case.
+    GPU is given back to another service (`given_back`, current or outdated) leave in any case. Of
+    pods with the same cost, those on `candidates` leave first: nodes that the cluster autoscaler
+    may delete.
     """
     given = {pod.uid for pod in given_back}
     kept = reserve_to_keep(fleet.current, states, reserve)
@@ -80,6 +85,7 @@ def scale_down(
         key=lambda pod: (
             pod.uid in kept,
             *removal_cost(pod, states),
+            pod.node not in candidates,
             -ranks.get(pod.gpu_class, 0),
             pod.name,
         ),
@@ -95,15 +101,17 @@ def find_replaceable(
 ) -> Mapping[str, Replacement]:
     """Return the outdated pods that may leave now, by UID.
 
-    A pod on a cordoned node makes no room: no new pod can use its GPU.
+    A pod on a node that is about to leave makes no room: no new pod can use its GPU.
     """
-    cordoned = {node.name for node in nodes if node.unschedulable}
+    departures = {node.name: node.departure for node in nodes}
     found: dict[str, Replacement] = {}
     for pod in fleet.outdated:
-        if pod.drain_asked:
+        departure = departures.get(pod.node)
+        at_once = departure is not None and departure.at_once
+        if pod.drain_asked and not at_once:
             found[pod.uid] = Replacement(Reason.DRAIN_ASKED, makes_room=True)
-        elif pod.node in cordoned:
-            found[pod.uid] = Replacement(Reason.NODE_LEAVING, makes_room=False)
+        elif departure is not None:
+            found[pod.uid] = Replacement(Reason.NODE_LEAVING, makes_room=False, at_once=at_once)
         elif not halted:
             found[pod.uid] = Replacement(Reason.ROLLING_OUT, makes_room=True)
     return found
@@ -122,6 +130,9 @@ def replace_outdated(
 ) -> tuple[tuple[Removal, ...], RuntimePod | None]:
     """Choose the outdated pods that leave: one for each current pod that has become ready.
 
+    A pod whose node leaves `at_once` waits for no other pod: gateways move its sessions to other
+    pods while its node exists, and new sessions would end with the node.
+
     If no GPU is free for a new pod (`blocked`), one outdated pod makes room. Its GPU class must be
     able to run a new pod, and no other pod may be making room already. A ready pod makes room only
     if the image of the new pod was pulled somewhere (`image_proven`), or if it was annotated to be
@@ -134,6 +145,7 @@ def replace_outdated(
     ordered = sorted(fleet.outdated, key=lambda pod: (*removal_cost(pod, states), pod.name))
     may_leave = [pod for pod in ordered if pod.uid in candidates]
     leaving = may_leave[: max(0, len(ordered) - kept)]
+    leaving += [pod for pod in may_leave if candidates[pod.uid].at_once and pod not in leaving]
     if blocked and not leaving and ready == len(fleet.current) and not fleet.leaving:
         usable = {pool.gpu_class for pool in pools if pool.can_serve}
         making_room = (

@@ -108,7 +108,7 @@ def creations(
     for pool in new.chosen:
         name = _free_name(service.key.name, spec_hash, names)
         names.add(name)
-        free = pool.stock.free - sum(other.pool is pool for other in created)
+        free = pool.stock.free - sum(other.gpu_class == pool.gpu_class for other in created)
         reason = f"{existing + len(created)} of {existing + len(new.chosen)} pods "
         reason += f"exist, {pool.gpu_class} has {free} of {pool.stock.total} GPUs free"
         created.append(CreatePod(name, pool, because, reason))

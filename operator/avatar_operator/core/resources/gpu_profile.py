@@ -23,6 +23,9 @@ MAX_BATCH: Final = 64
 """Largest batch size that a service may set."""
 
 
+MAX_NEW_NODE_LABELS: Final = 16
+
+
 class Floor(NamedTuple):
     """The minimum memory of batches of more than `above` frames."""
 
@@ -140,6 +143,8 @@ class GPUProfile:
     """Whether measurements of simulated devices count."""
     resources: Resources = field(default_factory=dict)
     """CPU and memory of the pods, unless the service or the chart sets them."""
+    new_node_labels: tuple[tuple[str, str], ...] = ()
+    """Labels by which a node autoscaler knows the nodes of the class; empty if none are set."""
 
     def given(self, variant: str) -> Curve | None:
         """Return the curve of a model variant in the spec."""
@@ -199,6 +204,7 @@ def parse_profile(body: Mapping[str, object]) -> GPUProfile:
         calibrations=tuple(parse_calibration(item) for item in status.children("calibrations")),
         allow_simulated=annotations.get(names.ANNOTATION_SIMULATED) == "true",
         resources=parse_resources(spec.child("resources")),
+        new_node_labels=_new_node_labels(spec.child("newNodes")),
     )
     if faults:
         raise InvalidResource(names.PROFILE_KIND, identity.name, faults)
@@ -214,6 +220,13 @@ def parse_calibration(fields: Fields) -> Calibration:
         node=fields.text("node"),
         measured_at=fields.text("measuredAt"),
     )
+
+
+def _new_node_labels(fields: Fields) -> tuple[tuple[str, str], ...]:
+    labels = fields.strings("labels")
+    if len(labels) > MAX_NEW_NODE_LABELS:
+        fields.add_fault("labels", len(labels), f"at most {MAX_NEW_NODE_LABELS} labels")
+    return tuple(sorted((key, value) for key, value in labels.items() if value))
 
 
 def _cost(spec: Fields) -> Decimal | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avatar_operator import names
+from avatar_operator.core.resources import departure
+from avatar_operator.core.resources.departure import Taint as Taint
 from avatar_operator.core.resources.fields import split_body
 from avatar_operator.core.resources.quantities import read_quantity
 
@@ -18,15 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from avatar_contracts.fields import Fields
-
-
-@dataclass(frozen=True, slots=True)
-class Taint:
-    """A taint of a node."""
-
-    key: str
-    value: str
-    effect: str
+    from avatar_operator.core.resources.devices import DeviceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +40,20 @@ class Node:
     """Capacity of all GPU resources, failed devices included."""
     is_hami: bool = False
     """Whether HAMi offers the GPUs; it offers each one several times."""
+    event: str = ""
+    """The event that the cloud has announced for the machine, see `departure`."""
+    devices: tuple[DeviceGroup, ...] = ()
+    """GPUs that a DRA driver publishes; they are not part of the node's body."""
+
+    @property
+    def departure(self) -> departure.Departure | None:
+        """Why the node is about to leave the cluster, None if it stays."""
+        return departure.find(self.unschedulable, self.taints, self.event)
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether the cluster autoscaler may delete the node later."""
+        return any(taint.key == departure.CANDIDATE for taint in self.taints)
 
 
 def parse_node(body: Mapping[str, object]) -> Node:
@@ -66,6 +74,7 @@ def parse_node(body: Mapping[str, object]) -> Node:
         others=tuple(sorted(allocatable.items())),
         capacity=tuple(sorted(read_resources(status.fragment("capacity")).items())),
         is_hami=names.ANNOTATION_HAMI in metadata.strings("annotations"),
+        event=_scheduled_event(status),
     )
 
 
@@ -84,6 +93,15 @@ def read_resources(quantities: Mapping[str, object]) -> dict[str, int]:
         or name.startswith(names.MIG_RESOURCES)
     }
     return {name: count for name, count in counts.items() if count}
+
+
+def _scheduled_event(status: Fields) -> str:
+    for condition in status.children("conditions"):
+        if condition.text("type") == departure.EVENT_CONDITION:
+            if condition.text("status") != "True":
+                return ""
+            return departure.scheduled_event(condition.text("reason"), condition.text("message"))
+    return ""
 
 
 def condition_status(status: Fields, kind: str) -> str:

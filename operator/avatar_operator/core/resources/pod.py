@@ -15,10 +15,11 @@ from avatar_contracts.fields import Fields
 from avatar_contracts.labels import ENV_ADMIN_TOKEN, ENV_GPU_CLASS, ENV_SERVICE
 from avatar_contracts.owners import owner_of
 from avatar_operator import names
-from avatar_operator.core.resources import pod_status
+from avatar_operator.core.resources import pod_status, pod_times
 from avatar_operator.core.resources.fields import split_body
 from avatar_operator.core.resources.image_check import is_image_check
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
+from avatar_operator.core.resources.pod_times import UNKNOWN_TIMES, PodTimes
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class PodUse(NamedTuple):
     gpu_class: str
     """Empty if the pod does not belong to a service."""
     others: tuple[tuple[str, int], ...] = ()
-    """Requested resources for parts of GPUs."""
+    """Requested resources for parts of GPUs, claims, and GPUs that claims have."""
 
     @classmethod
     def of(cls, node: str, gpu_class: str, counts: Mapping[str, int]) -> PodUse:
@@ -48,6 +49,11 @@ class PodUse(NamedTuple):
     def counts(self) -> dict[str, int]:
         """The requested resources by name, `nvidia.com/gpu` among them."""
         return {names.GPU_RESOURCE: self.gpus, **dict(self.others)}
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether it is the use of a pod by a claim, which counts until the claim has a GPU."""
+        return (names.CLAIM, 1) in self.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,8 @@ class RuntimePod:
     """Name of the Secret that it reads its token from."""
     relabelled: bool = False
     """Whether its labels are not those of a pod of its service."""
+    times: PodTimes = UNKNOWN_TIMES
+    """When the stages of its start ended, as its status has them."""
 
     @property
     def ended(self) -> bool:
@@ -128,12 +136,15 @@ def parse_use(body: Mapping[str, object]) -> PodUse | None:
     """
     metadata, spec, status = split_body(body)
     requested = _requested(spec)
-    if not requested or status.text("phase") in ("Succeeded", "Failed"):
+    is_ours = owner_of(body) is not None
+    gpu_class = metadata.strings("labels").get(names.LABEL_GPU_CLASS, "") if is_ours else ""
+    claims = is_ours and not requested and spec.has("resourceClaims")
+    if not (requested or claims) or status.text("phase") in ("Succeeded", "Failed"):
         return None
     if not spec.text("nodeName") and pod_status.rejected_at(status) is not None:
         return None
-    is_ours = owner_of(body) is not None
-    gpu_class = metadata.strings("labels").get(names.LABEL_GPU_CLASS, "") if is_ours else ""
+    if claims:  # it has no node here: the node of its GPU follows from the claim
+        return PodUse.of("", _shared(gpu_class), {names.CLAIM: 1})
     node = _shared(spec.text("nodeName") or status.text("nominatedNodeName"))
     return PodUse.of(node, _shared(gpu_class), dict(sorted(requested.items())))
 
@@ -191,6 +202,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
         waiting=_shared(pod_status.waiting_reason(status)),
         mounted=condition_status(status, "PodReadyToStartContainers") != "False",
         control_secret=_shared(manifest.control_secret),
+        times=pod_times.parse(status),
         relabelled=_is_relabelled(labels, owner.name, made_for, gpu_class),
     )
 

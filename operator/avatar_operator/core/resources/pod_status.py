@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.documents import parse_object
 from avatar_operator import names
+from avatar_operator.core.resources.log_lines import last_line
 
 if TYPE_CHECKING:
     from avatar_contracts.fields import Fields
@@ -22,6 +23,19 @@ def _runtime_container(status: Fields) -> Fields | None:
     return None
 
 
+def _starting_container(status: Fields) -> Fields | None:
+    """Return the container that the start of the pod waits for: a download, or the runtime.
+
+    Other init containers belong to the cluster; those of service meshes run as long as the pod.
+    """
+    for container in status.children("initContainerStatuses"):
+        ended = container.child("state").child("terminated")
+        complete = ended.integer("exitCode", 1, -(2**31), 2**31) == 0
+        if container.text("name").startswith(names.CACHE_CONTAINER_PREFIX) and not complete:
+            return container
+    return _runtime_container(status)
+
+
 def is_running(status: Fields) -> bool:
     """Return whether the runtime container is running."""
     container = _runtime_container(status)
@@ -29,14 +43,14 @@ def is_running(status: Fields) -> bool:
 
 
 def restarts(status: Fields) -> int:
-    """Return how often the runtime container was restarted."""
-    container = _runtime_container(status)
+    """Return how often the container that the pod waits for, or runs, was restarted."""
+    container = _starting_container(status)
     return 0 if container is None else container.integer("restartCount", 0, 0, 2**31)
 
 
 def waiting_reason(status: Fields) -> str:
-    """Return why the runtime container waits, "" if it does not."""
-    container = _runtime_container(status)
+    """Return why the runtime container, or the init container before it, waits; "" if not."""
+    container = _starting_container(status)
     return "" if container is None else container.child("state").child("waiting").text("reason")
 
 
@@ -81,7 +95,7 @@ def trouble(status: Fields) -> str:
     if condition is not None and condition.text("status") == "False":
         why = _condensed(condition.text("message")) or condition.text("reason")
         return _sentence(f"not scheduled: {why}")
-    container = _runtime_container(status)
+    container = _starting_container(status)
     if container is not None:
         waiting = container.child("state").child("waiting")
         reason = waiting.text("reason")
@@ -99,11 +113,11 @@ def trouble(status: Fields) -> str:
 def _last_message(state: Fields) -> str:
     """Return how a container ended and the last line of its log."""
     ended = state.child("terminated")
-    lines = [line.strip() for line in ended.text("message").splitlines() if line.strip()]
+    line = last_line(ended.text("message"))
     reason = ended.text("reason")
     how = reason if reason not in ("", "Error") else "exit code"
     how = f"{how} {ended.integer('exitCode', 0, -(2**31), 2**31)}"
-    return f"{how}: {_message(lines[-1])}" if lines else how
+    return f"{how}: {_message(line)}" if line else how
 
 
 def _message(line: str) -> str:

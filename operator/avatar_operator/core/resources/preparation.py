@@ -17,6 +17,7 @@ from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.fields import split_body
+from avatar_operator.core.resources.log_lines import last_line
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
@@ -239,8 +240,8 @@ def parse_result(message: str, code: int, reason: str = "") -> Result:
         )
     text = fields.text("message")
     if not text:
-        last = message.strip().splitlines()[-1:] if not _document(message) else []
-        text = last[0] if last else f"the container ended with exit status {code} ({reason})"
+        text = "" if _document(message) else last_line(message)
+        text = text or f"the container ended with exit status {code} ({reason})"
     return Result(
         ok=False,
         message=_printable(text, LONGEST_MESSAGE),

@@ -23,7 +23,7 @@ from avatar_operator.core.resources.fields import parse_identity, read_annotatio
 from avatar_operator.core.resources.gpu_profile import MAX_BATCH
 from avatar_operator.core.resources.placement import Placement, parse_placement
 from avatar_operator.core.resources.pod_security import PodSecurity
-from avatar_operator.core.resources.sources import Source, parse_source
+from avatar_operator.core.resources.sources import KINDS, Source, parse_source
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
         uid=identity.uid,
         generation=identity.generation,
         model=_model(spec.child("model")),
-        avatar_source=parse_source(spec, "avatarSource", DEMO_AVATARS),
+        avatar_source=parse_source(spec, "avatarSource", DEMO_AVATARS, KINDS),
         avatars=spec.texts("avatars", pattern=DNS_LABEL, limit=DNS_LABEL_LIMIT, unique=True),
         fps=_rate(spec),
         objective=spec.choice("objective", Objective.BALANCED),
@@ -247,7 +247,7 @@ def _model(fields: Fields) -> Model:
         version=fields.one_of("version", "v15", ("v1", "v15")),
         decoder=fields.one_of("decoder", DECODER, ("sd-vae", "taesd")),
         precision=fields.one_of("precision", PRECISION, ("fp16", "bf16", "fp32")),
-        source=parse_source(fields, "source", DEMO_MODEL),
+        source=parse_source(fields, "source", DEMO_MODEL, KINDS),
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from avatar_contracts.fields import Fault, Fields
-from avatar_contracts.state import Load, parse_load
+from avatar_contracts.state import Load, StartStage, parse_load, parse_start
 from avatar_operator.core.resources.gpu_profile import Curve, parse_curve, parse_point
 from avatar_operator.errors import InvalidResource
 
@@ -35,6 +35,8 @@ class PodState:
     """For how long the pod is known to have no session."""
     first_frame_p95_ms: float | None = None
     """None if no session spoke recently."""
+    start_s: Mapping[StartStage, float] = field(default_factory=dict)
+    """Seconds of the stages of its start that the runtime has measured."""
 
 
 def parse_state(document: Mapping[str, object], age_s: float) -> PodState:
@@ -64,6 +66,7 @@ def parse_state(document: Mapping[str, object], age_s: float) -> PodState:
         deadline_miss_ratio=_number(state.raw("deadline_miss_ratio")) or 0.0,
         frame_p95_ms=_number(state.child("latency_ms").raw("frame_p95")),
         batch_share=_batch_share(state),
+        start_s=parse_start(document),
     )
     if faults:
         raise InvalidResource("state of pod", state.text("pod", "?"), faults)

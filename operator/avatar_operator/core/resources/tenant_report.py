@@ -33,7 +33,9 @@ class TenantReport:
     """Of all gateways."""
     valid_keys: int = 0
     keys_problem: str = ""
-    """Why an API key or an issuer cannot be used; empty if all can."""
+    """Why an API key cannot be used; empty if all can."""
+    issuers_problem: str = ""
+    """Why the key set of an issuer cannot be fetched; empty if all can."""
     limited_by: str = ""
     """The limit that holds callers back; empty if none does."""
 
@@ -64,6 +66,7 @@ def parse_tenants(document: Mapping[str, object]) -> TenantReports:
             seconds_this_month=fields.integer("seconds_this_month", 0, 0, MOST_SECONDS),
             valid_keys=keys.integer("valid", 0, 0, MOST),
             keys_problem=keys.text("problem")[:LONGEST_PROBLEM],
+            issuers_problem=keys.text("issuers_problem")[:LONGEST_PROBLEM],
             limited_by=fields.one_of("limited_by", "", ("", *SESSION_LIMITS)),
         )
         if not faults and len(name) <= LONGEST_NAME:

@@ -184,16 +184,23 @@ def _avatars(plan: planner.Plan) -> tuple[Finding, ...]:
 
 
 def _draining(plan: planner.Plan, states: Mapping[str, PodState]) -> Finding:
+    draining = [
+        pod
+        for pod in plan.fleet.live + plan.fleet.leaving
+        if pod.terminating or (pod.uid in states and states[pod.uid].draining)
+    ]
+    if not draining:
+        return Finding(Condition.DRAINING, False, Reason.NOT_DRAINING, "no pod is draining")
     waiting = [
         f"{pod.name} ({text.count(states[pod.uid].sessions, 'session')})"
         if pod.uid in states
         else pod.name
-        for pod in plan.fleet.live + plan.fleet.leaving
-        if pod.terminating or (pod.uid in states and states[pod.uid].draining)
+        for pod in draining
     ]
-    if not waiting:
-        return Finding(Condition.DRAINING, False, Reason.NOT_DRAINING, "no pod is draining")
     message = "waiting for the sessions of " + ", ".join(waiting)
+    leaving = sorted({pod.node for pod in draining if pod.node in plan.departures})
+    if departing := [plan.departures[node].sentence(node) for node in leaving]:
+        message += f"; {', '.join(departing)}: sessions that cannot move end with their node"
     return Finding(Condition.DRAINING, True, Reason.WAITING_FOR_SESSIONS, message)
 
 

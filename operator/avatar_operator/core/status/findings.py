@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.names import Condition
 
 if TYPE_CHECKING:
-    from avatar_operator.names import Condition, Reason
+    from collections.abc import Mapping
+
+    from avatar_operator.names import Reason
+
+PROBLEMS: Final[Mapping[Condition, bool]] = {
+    Condition.STALLED: True,
+    Condition.DEGRADED: True,
+    Condition.GPU_AVAILABLE: False,
+    Condition.STATE_FRESH: False,
+    Condition.AVATARS_READY: False,
+    Condition.UPSTREAM_ALLOWED: False,
+}
+"""Conditions of a service that say that something is wrong, with the status that says so.
+
+`Ready` and `Draining` are not here: a service that starts or scales down is not a problem.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +35,11 @@ class Finding:
     """None: unknown."""
     reason: Reason
     message: str
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether this is the bad status of a condition that reports problems (`PROBLEMS`)."""
+        return self.status is not None and PROBLEMS.get(self.condition) is self.status
 
     @property
     def status_text(self) -> str:

@@ -76,6 +76,6 @@ def _outdated(pod: RuntimePod, plan: planner.Plan) -> str:
     """Return the name of a pod to be replaced, and why if it is not the spec."""
     if pod.drain_asked:
         return f"{pod.name} (its annotation {names.ANNOTATION_DRAIN} is true)"
-    if dict(plan.inventory.left_out).get(pod.node, "").endswith("cordoned"):
-        return f"{pod.name} (its node {pod.node} is cordoned)"
+    if (departure := plan.departures.get(pod.node)) is not None:
+        return f"{pod.name} ({departure.sentence(pod.node)})"
     return pod.name

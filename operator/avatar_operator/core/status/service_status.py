@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core import text
+from avatar_operator.core.autoscaling import start_times
 from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests.objects import LONGEST_MESSAGE, pod_selector
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_operator.core.autoscaling import inputs
+    from avatar_operator.core.autoscaling.start_times import PodStart
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.pod import RuntimePod
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 KEPT_DECISIONS: Final = 10
 
 _NUMBERS: Final = frozenset(
-    {"replicas", "readyReplicas", "sessions", "capacity", "freeSessions", "gpu", "batch", "pools"}
+    {
+        *("replicas", "readyReplicas", "sessions", "capacity", "freeSessions"),
+        *("gpu", "batch", "pools", "starts"),
+    }
 )
 """Fields that change with each pod: five pods that start would otherwise cause five writes."""
 
@@ -168,6 +173,13 @@ def name_notices(taken: Sequence[str], pods: Sequence[str]) -> tuple[Notice, ...
     used = "exists and does not belong to this AvatarService; the next name is used"
     messages = [*taken, *(f"Pod {name} {used}" for name in pods)]
     return tuple(Notice(names.Reason.NAME_TAKEN, message, warning=True) for message in messages)
+
+
+def start_notices(started: Sequence[PodStart]) -> tuple[Notice, ...]:
+    """Return the Event about the pods that have started, with the stages of the slowest start."""
+    if not started:
+        return ()
+    return (Notice(names.Reason.POD_STARTED, start_times.describe_all(started)),)
 
 
 def _is_new(finding: Finding, before: Mapping[str, Fields]) -> bool:

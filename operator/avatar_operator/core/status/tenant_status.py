@@ -68,7 +68,12 @@ def build(
     tenant: Tenant, use: TenantUse, generation: int, previous: Mapping[str, object], now: float
 ) -> Body:
     """Return the status of a tenant; `now` is in seconds since 1970."""
-    findings = (_ready(tenant, use), _keys_valid(tenant, use), _quota_exceeded(tenant, use))
+    findings = (
+        _ready(tenant, use),
+        _keys_valid(tenant, use),
+        _issuers_available(tenant, use),
+        _quota_exceeded(tenant, use),
+    )
     return {
         "observedGeneration": generation,
         "sessions": use.sessions,
@@ -134,6 +139,24 @@ def _keys_valid(tenant: Tenant, use: TenantUse) -> Finding:
         message = f"no key in {text.count(tenant.secrets, 'Secret')} of spec.apiKeys is valid"
         return Finding(condition, False, Reason.KEYS_UNUSABLE, message)
     return Finding(condition, True, Reason.KEYS_USABLE, f"{text.count(fewest, 'key')} can be used")
+
+
+def _issuers_available(tenant: Tenant, use: TenantUse) -> Finding:
+    """Return whether the key sets of the issuers are fetched: a token may be refused while not.
+
+    It is no part of `KeysValid`, because API keys and the keys that were fetched last go on.
+    """
+    condition = Condition.ISSUERS_AVAILABLE
+    if not tenant.issuers:
+        return Finding(condition, True, Reason.ISSUERS_NOT_CONFIGURED, "spec.jwt is not set")
+    problems = sorted({report.issuers_problem for report in use.reports} - {""})
+    if problems:
+        return Finding(condition, False, Reason.KEY_SETS_UNAVAILABLE, "; ".join(problems[:_NAMED]))
+    if not use.reports:
+        message = "no gateway has reported the issuers of the tenant yet"
+        return Finding(condition, None, Reason.GATEWAYS_SILENT, message)
+    message = f"the key sets of {text.count(tenant.issuers, 'issuer')} can be used"
+    return Finding(condition, True, Reason.KEY_SETS_FETCHED, message)
 
 
 def _quota_exceeded(tenant: Tenant, use: TenantUse) -> Finding:

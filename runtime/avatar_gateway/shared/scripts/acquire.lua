@@ -1,7 +1,10 @@
--- KEYS: leases, holders, counts, tenants, months
+-- KEYS: leases, holders, counts, tenants, months, id of the data
 -- ARGV: tenant, lease id, owner, service, ttl ms, sessions, sessionsPerService, minutesPerMonth
---       (limits: -1 for none)
--- Returns {}, or {limit name, limit, used}.
+--       (limits: -1 for none), the id of the data that the gateway knows or ''
+-- Returns {}, {limit name, limit, used}, or {'lost'} if this server has lost the data since.
+if ARGV[9] ~= '' and redis.call('GET', KEYS[6]) ~= ARGV[9] then
+  return {'lost'}
+end
 local tenant, id, owner, service, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local sessions, per_service, minutes = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local keys, now = keys_of(1), now_ms()

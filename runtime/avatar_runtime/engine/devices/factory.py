@@ -28,7 +28,8 @@ def open_device(
     `auto` is `cuda` if torch sees a CUDA device, else `cpu`.
 
     `profile` is the JSON text of AVATAR_GPU_PROFILE, used by simulated devices. `threads` bounds
-    the threads of the CPU; `None` is the default of torch, which OMP_NUM_THREADS bounds.
+    the threads of the CPU; `None` is the default of torch, at most the CPU limit of the pod
+    (`cpus.find`). OMP_NUM_THREADS bounds both.
     `neighbour` is a file with a number of MiB that a simulated device counts as the memory of
     another process.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import cv2
 
-from avatar_runtime import errors
+from avatar_runtime import cpus, errors
 from avatar_runtime.batching.buckets import BUCKETS
 from avatar_runtime.engine.device import MIB, Curve, Memory, ModelInfo, ModelOptions
 from avatar_runtime.engine.devices import gpu_info, host_memory, out_of_memory
@@ -200,7 +200,7 @@ class TorchDevice:
         """
         import torch
 
-        threads = self._threads or torch.get_num_threads()
+        threads = self._threads or min(torch.get_num_threads(), cpus.find().count)
         if self.name == "cpu":
             # A batch is split into one shard per core, instead of each of its thousand steps:
             # threads that synchronise a thousand times wait each time for the slowest one

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
-from avatar_runtime import errors
+from avatar_runtime import cpus, errors
 from avatar_runtime.preparation import given_files
 from avatar_runtime.preparation.detectors import landmarks68
 
@@ -53,12 +53,15 @@ class DWPose:
         """
         given_files.require_file(path)
         try:
-            import onnxruntime
+            from avatar_runtime.onnx_runtime import onnxruntime
         except ModuleNotFoundError as error:
             fault = "needs onnxruntime: install the extra 'prepare' of avatar-service"
             raise errors.AssetError(str(path), fault) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
+        allowed = cpus.find()
+        if allowed.source == "quota":  # onnxruntime counts the cores of the node
+            options.intra_op_num_threads = allowed.count
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=onnxruntime.get_available_providers()

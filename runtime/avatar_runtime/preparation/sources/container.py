@@ -16,6 +16,7 @@ import av.error
 import av.logging
 from av.stream import Discard, Disposition
 
+from avatar_runtime import cpus
 from avatar_runtime.errors import SourceError, is_permanent
 from avatar_runtime.preparation.sources import png
 from avatar_runtime.preparation.sources.files import Packed, TooSlow
@@ -185,7 +186,7 @@ def make_decoder(stream: Any, max_pixels: int) -> Any:
     if decoder.name == "vp9" and stream.metadata.get("alpha_mode") == "1":
         decoder = av.CodecContext.create("libvpx-vp9", "r")
     decoder.options = {"max_pixels": str(max_pixels)}
-    decoder.thread_count = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    decoder.thread_count = min(_MOST_THREADS, cpus.find().count)
     decoder.thread_type = "AUTO"
     return decoder
 

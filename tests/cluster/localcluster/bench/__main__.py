@@ -52,6 +52,18 @@ BENCHES: Final = (
     Bench("placement", "localcluster.bench.placement", what="placements of two gateways a second"),
     Bench("quota", "localcluster.bench.quota", what="limits of tenants over three gateways"),
     Bench("usage", "localcluster.bench.usage", what="totals of usage while gateways are killed"),
+    Bench(
+        "model-cache",
+        "localcluster.bench.model_cache",
+        what="the start of a pod with an empty and with a filled cache of models",
+        out="--json",
+    ),
+    Bench(
+        "chart-checks",
+        "localcluster.bench.chart",
+        what="the chart against the schemas of Kubernetes releases, which are downloaded",
+        is_long=True,
+    ),
     Bench("failover", "localcluster.bench.failover", what="100 killed leaders, 10 clean stops"),
     Bench(
         "engine",

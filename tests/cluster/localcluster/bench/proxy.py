@@ -118,20 +118,11 @@ async def foreign(
         *command, str(path), preexec_fn=processes.die_with_parent
     )
     try:
-        await waiting.until(lambda: _accepts(port), bool, f"{name} listens")
+        await waiting.until(lambda: ports.accepts(port), bool, f"{name} listens")
         yield Proxy(name, port, process.pid)
     finally:
         process.terminate()
         await process.wait()
-
-
-async def _accepts(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 @contextlib.asynccontextmanager

@@ -66,8 +66,10 @@ class _Pair:
     certificate: x509.Certificate
 
 
-def write(pki: Pki, now: datetime.datetime) -> None:
+def write(pki: Pki, now: datetime.datetime, addresses: Sequence[str] = ()) -> None:
     """Write the authority, a serving certificate, client certificates and the token key.
+
+    `addresses` are IP addresses of the API server beside those of every cluster.
 
     The front proxy, which authenticates users to aggregated APIs, has its own authority, as the API
     server requires.
@@ -77,21 +79,41 @@ def write(pki: Pki, now: datetime.datetime) -> None:
     front_proxy = _authority("localcluster-front-proxy", now)
     _store(pki, "ca", authority)
     _store(pki, "front-proxy-ca", front_proxy)
-    _store(pki, "server", _server(authority, now))
+    _store(pki, "server", _server(authority, now, addresses))
     for name, (user, group) in CLIENTS.items():
         _store(pki, name, _client(authority, user, group, now))
     _store(pki, "front-proxy", _client(front_proxy, "front-proxy-client", None, now))
     _store_key(pki.service_account_key, ec.generate_private_key(ec.SECP256R1()))
 
 
-def issue_server(pki: Pki, name: str, names: Sequence[str], now: datetime.datetime) -> None:
+def issue_server(
+    pki: Pki,
+    name: str,
+    names: Sequence[str],
+    now: datetime.datetime,
+    addresses: Sequence[str] = (),
+) -> None:
     """Write a serving certificate of the cluster's authority for other names, and its key."""
-    key = serialization.load_pem_private_key(pki.key("ca").read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    authority = _Pair(key, x509.load_pem_x509_certificate(pki.ca.read_bytes()))
-    alternative = x509.SubjectAlternativeName([x509.DNSName(each) for each in names])
+    authority = _stored_authority(pki)
+    alternative = x509.SubjectAlternativeName(
+        [
+            *(x509.DNSName(each) for each in names),
+            *(x509.IPAddress(ipaddress.ip_address(each)) for each in addresses),
+        ]
+    )
     uses = [ExtendedKeyUsageOID.SERVER_AUTH]
     _store(pki, name, _leaf(authority, _name(name, None), uses, alternative, now))
+
+
+def issue_client(pki: Pki, name: str, user: str, group: str | None, now: datetime.datetime) -> None:
+    """Write a client certificate of the cluster's authority, and its key."""
+    _store(pki, name, _client(_stored_authority(pki), user, group, now))
+
+
+def _stored_authority(pki: Pki) -> _Pair:
+    key = serialization.load_pem_private_key(pki.key("ca").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return _Pair(key, x509.load_pem_x509_certificate(pki.ca.read_bytes()))
 
 
 def _authority(name: str, now: datetime.datetime) -> _Pair:
@@ -105,9 +127,10 @@ def _authority(name: str, now: datetime.datetime) -> _Pair:
     return _Pair(key, builder.sign(key, hashes.SHA256()))
 
 
-def _server(authority: _Pair, now: datetime.datetime) -> _Pair:
+def _server(authority: _Pair, now: datetime.datetime, more: Sequence[str]) -> _Pair:
     names = [x509.DNSName(name) for name in SERVER_NAMES]
-    addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in SERVER_ADDRESSES]
+    texts = dict.fromkeys((*SERVER_ADDRESSES, *more))
+    addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in texts]
     # etcd uses its serving certificate also as a client of itself.
     uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     alternative = x509.SubjectAlternativeName([*names, *addresses])

@@ -73,6 +73,7 @@ class ControlPlane:
     def environment(self) -> dict[str, str]:
         """Return an environment in which kubectl and helm use this cluster and do not use $HOME."""
         home = self.layout.home
+        direct = f"127.0.0.0/8,localhost,{self.ports.api_address}"
         return {
             **os.environ,
             "PATH": f"{self.bin_dir}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -82,8 +83,8 @@ class ControlPlane:
             "HELM_CACHE_HOME": str(home / "helm-cache"),
             "HELM_CONFIG_HOME": str(home / "helm-config"),
             "HELM_DATA_HOME": str(home / "helm-data"),
-            "NO_PROXY": "127.0.0.0/8,localhost",
-            "no_proxy": "127.0.0.0/8,localhost",
+            "NO_PROXY": direct,
+            "no_proxy": direct,
         }
 
     async def kubectl(self, *arguments: str | Path, stdin: str | None = None) -> str:
@@ -157,10 +158,12 @@ async def running(
     *,
     nodes: Path | None = None,
     api_port: int | None = None,
+    address: str = components.LOOPBACK,
     screen: build.Progress | None = None,
 ) -> AsyncIterator[ControlPlane]:
     """Run a control plane in `state_dir`, and process nodes if `nodes` is a nodes file.
 
+    `address` is that of the API server; the other components listen on the loopback interface.
     Missing binaries are built first. All processes end with the context, and with this process in
     any case.
 
@@ -171,7 +174,7 @@ async def running(
     binaries = await build.ensure(screen or progress.Screen(sys.stderr), os.environ)
     folder.claim(layout)
     with folder.held(layout):
-        chosen = _choose_ports(api_port)
+        chosen = replace(_choose_ports(api_port), api_address=address)
         folder.fill(layout, binaries, chosen, datetime.datetime.now(datetime.UTC))
         async with supervision.supervised(layout) as identity:
             state = folder.State(processes.identify(os.getpid()), identity, chosen)

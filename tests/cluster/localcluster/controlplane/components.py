@@ -16,6 +16,7 @@ ETCD: Final = "etcd"
 API_SERVER: Final = "kube-apiserver"
 CONTROLLER_MANAGER: Final = "kube-controller-manager"
 SCHEDULER: Final = "kube-scheduler"
+LOOPBACK: Final = "127.0.0.1"
 PROCESS_NODE: Final = "process-node"
 CONTROL_PLANE: Final = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER)
 ALL: Final = (*CONTROL_PLANE, PROCESS_NODE)
@@ -34,13 +35,15 @@ rules:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports of the components on 127.0.0.1."""
+    """The ports of the components on 127.0.0.1, and the address of the API server."""
 
     etcd: int
     etcd_peer: int
     api_server: int
     controller_manager: int
     scheduler: int
+    api_address: str = LOOPBACK
+    """Real nodes and their pods need an address that is not of the loopback."""
 
     @property
     def etcd_url(self) -> str:
@@ -48,7 +51,7 @@ class Ports:
 
     @property
     def server(self) -> str:
-        return f"https://127.0.0.1:{self.api_server}"
+        return f"https://{self.api_address}:{self.api_server}"
 
     def health_url(self, component: str) -> str:
         """Return the URL that answers 200 once the component is ready."""
@@ -89,10 +92,11 @@ def _etcd(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
 
 
 def _api_server(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
-    yield from _serving(pki, ports.api_server)
-    # Service `kubernetes` gets no endpoint, because a loopback address is not allowed there.
-    yield "--advertise-address=127.0.0.1"
-    yield "--endpoint-reconciler-type=none"
+    yield from _serving(pki, ports.api_server, ports.api_address)
+    yield f"--advertise-address={ports.api_address}"
+    if ports.api_address == LOOPBACK:
+        # Service `kubernetes` gets no endpoint, because a loopback address is not allowed there.
+        yield "--endpoint-reconciler-type=none"
     yield f"--etcd-servers={ports.etcd_url}"
     yield f"--etcd-cafile={pki.ca}"
     yield f"--etcd-certfile={pki.certificate('etcd-client')}"
@@ -143,8 +147,8 @@ def _scheduler(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
     yield "--kube-api-burst=1000"
 
 
-def _serving(pki: Pki, port: int) -> Iterable[str]:
-    yield "--bind-address=127.0.0.1"
+def _serving(pki: Pki, port: int, address: str = LOOPBACK) -> Iterable[str]:
+    yield f"--bind-address={address}"
     yield f"--secure-port={port}"
     yield f"--tls-cert-file={pki.certificate('server')}"
     yield f"--tls-private-key-file={pki.key('server')}"

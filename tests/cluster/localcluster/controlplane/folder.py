@@ -79,7 +79,7 @@ def fill(
     for name, path in binaries.items():
         (layout.bin / name).symlink_to(path.absolute())
     pki = certificates.Pki(layout.pki)
-    certificates.write(pki, now)
+    certificates.write(pki, now, (ports.api_address,))
     layout.audit_policy.write_text(components.AUDIT_POLICY)
     admin = kubeconfigs.certificate_user(pki, "admin")
     kubeconfigs.write(layout.admin_kubeconfig, ports.server, pki.ca, admin, "default")

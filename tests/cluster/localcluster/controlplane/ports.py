@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import socket
@@ -30,6 +31,16 @@ def find_free(count: int) -> tuple[int, ...]:
             if len(found) == count:
                 return tuple(found)
     raise errors.PortTaken(RANGE.start, f"and so it is up to {RANGE.stop - 1}")
+
+
+async def accepts(port: int) -> bool:
+    """Return whether a process accepts connections on a port of 127.0.0.1."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def check_free(port: int) -> int:

@@ -82,6 +82,12 @@ def cpu_by_program(pid: int) -> dict[str, float]:
     return dict(sorted(taken.items(), key=lambda item: -item[1]))
 
 
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds; 0 after its end."""
+    fields = _stat(pid)
+    return 0.0 if fields is None else (int(fields[11]) + int(fields[12])) / _TICKS
+
+
 async def until_gone(identity: Identity) -> None:
     """Wait until a process has ended; it does not have to be a child."""
     while True:

@@ -23,7 +23,7 @@ from aiohttp import web
 from avatar_contracts import labels
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from localcluster.controlplane.kubeapi import Api, Body
 
@@ -37,6 +37,9 @@ LABELS: Final = {
     "nvidia.com/gpu.memory": "24564",
     "nvidia.com/gpu.count": str(GPUS),
 }
+
+RESOURCES: Final = {"nvidia.com/gpu": str(GPUS)}
+_USUAL: Final = LABELS, RESOURCES
 
 _networks: Final = itertools.count(os.getpid())
 """Instances that run at the same time, in any process, should not share addresses."""
@@ -102,6 +105,9 @@ class HollowNodes:
         self._by_address: dict[str, HollowPod] = {}
         self._changed = asyncio.Condition()
         self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.1)
+        self._gpus: dict[
+            str, tuple[Mapping[str, str], Mapping[str, str]]
+        ] = {}  # labels and resources of nodes that differ
         self._starting: set[str] = set()  # UIDs of pods that will start
         self._started = 0
         self._network = 20 + next(_networks) % 200
@@ -180,15 +186,32 @@ class HollowNodes:
         secret = await self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
         return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 
-    async def add_node(self, node: str) -> None:
-        """Add a node, as a cluster autoscaler does."""
+    async def add_node(
+        self,
+        node: str,
+        labels: Mapping[str, str] | None = None,
+        resources: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add a node, as a cluster autoscaler does.
+
+        `labels` and `resources` are those of its GPUs; they default to those of the other nodes.
+        """
+        self._gpus[node] = (
+            LABELS if labels is None else labels,
+            RESOURCES if resources is None else resources,
+        )
         await self._register(node)
         self._nodes.append(node)
         await self._report_nodes()
 
+    def forget_node(self, node: str) -> None:
+        """Stop the heartbeat of a node that was deleted."""
+        self._nodes.remove(node)
+
     async def _register(self, node: str) -> None:
+        labels = {"kubernetes.io/hostname": node, **self._gpus.get(node, _USUAL)[0]}
         body = {
-            "metadata": {"name": node, "labels": {"kubernetes.io/hostname": node, **LABELS}},
+            "metadata": {"name": node, "labels": labels},
             "spec": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
         }
         await self._api.post("/api/v1/nodes", body)
@@ -288,13 +311,14 @@ class HollowNodes:
             await self._report_nodes()
 
     async def _report_nodes(self) -> None:
-        resources = {"nvidia.com/gpu": str(GPUS), "cpu": "64", "memory": "256Gi", "pods": "110"}
+        plain = {"cpu": "64", "memory": "256Gi", "pods": "110"}
         # The node controller checks only whether this time has changed.
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now}
         for name in self._nodes:
             if name in self._lost:
                 continue
+            resources = {**plain, **self._gpus.get(name, _USUAL)[1]}
             status = {"capacity": resources, "allocatable": resources, "conditions": [ready]}
             await self._api.merge(f"/api/v1/nodes/{name}/status", {"status": status})
 

@@ -197,7 +197,9 @@ def words(
 
 
 def wants_gpu(container: Manifest) -> bool:
-    """Return whether a container requests a GPU."""
+    """Return whether a container requests a GPU, as a resource or by a claim."""
     resources = container.get("resources") or {}
+    if resources.get("claims"):
+        return True
     stated = (resources.get("limits") or resources.get("requests") or {}).get(GPU_RESOURCE, "0")
     return quantity(str(stated)) > 0

@@ -81,3 +81,31 @@ def test_a_pod_that_gets_a_node_or_is_deleted_does_not_expire() -> None:
     assert usage.next_expiry() is None
     usage.expire(1e9)
     assert usage.sums() == (ONE,)
+
+
+CLAIM = PodUse.of("", "a", {"gpu": 1})
+
+
+def test_a_pod_with_a_claim_counts_until_its_claim_has_a_gpu() -> None:
+    usage = GPUUsage()
+    usage.put("u1", 1, CLAIM, 0.0)
+    assert usage.sums() == (CLAIM,)
+    usage.allocate("u1")
+    assert usage.sums() == ()
+    usage.put("u1", 2, CLAIM, 0.0)  # the pod is bound: the claim still has the GPU
+    assert usage.sums() == ()
+    usage.deallocate("u1")
+    usage.put("u1", 3, CLAIM, 0.0)
+    assert usage.sums() == (CLAIM,)
+
+
+def test_a_claim_may_have_its_gpu_before_its_pod_is_seen() -> None:
+    usage = GPUUsage()
+    usage.allocate("u1")
+    usage.put("u1", 1, CLAIM, 0.0)
+    usage.put("u2", 1, ONE, 0.0)
+    usage.allocate("u2")  # a pod of a device plugin that has a claim of another driver, too
+    assert usage.sums() == (ONE,)
+    usage.drop("u1")
+    usage.put("u3", 1, CLAIM, 0.0)
+    assert usage.sums() == (ONE, CLAIM)

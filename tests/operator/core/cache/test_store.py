@@ -301,6 +301,18 @@ def test_an_observation_is_visible_in_lists_that_were_read_before(make: Make) ->
     assert store.gpu_uses(NOW) == (PodUse("n1", 1, "rtx-4090"),)
 
 
+def slice_body() -> Body:
+    pool = {"name": "n1", "generation": 1, "resourceSliceCount": 1}
+    spec = {"driver": "gpu.nvidia.com", "nodeName": "n1", "pool": pool, "devices": []}
+    return {"metadata": {"name": "s", "uid": "s"}, "spec": spec}
+
+
+def claim_body() -> Body:
+    result = {"driver": "gpu.nvidia.com", "pool": "n1", "device": "gpu-0"}
+    status = {"allocation": {"devices": {"results": [result]}}}
+    return {"metadata": {"name": "c", "uid": "c"}, "status": status}
+
+
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 def test_a_late_event_does_not_restore_a_deleted_object(make: Make, kind: Kind) -> None:
     store = Store(())
@@ -313,6 +325,9 @@ def test_a_late_event_does_not_restore_a_deleted_object(make: Make, kind: Kind) 
         Kind.JOBS: make.job_body(),
         Kind.TENANTS: make.tenant_body(),
         Kind.NAMESPACES: make.namespace_body("acme", team="a"),
+        Kind.SLICES: slice_body(),
+        Kind.CLAIMS: claim_body(),
+        Kind.DEVICE_CLASSES: {"metadata": {"name": "gpu.nvidia.com", "uid": "c"}},
     }[kind]
     uid = body["metadata"]["uid"]
     store.observe(kind, body)

@@ -151,7 +151,9 @@ def test_published_labels_give_their_class(
         pytest.param({"kubernetes.azure.com/accelerator": "nvidia"}, "no label names", id="Azure"),
         pytest.param({}, "no label names", id="no labels"),
         pytest.param(
-            {"cloud.google.com/gke-accelerator": "nvidia-future"}, "no label names", id="new cloud"
+            {"cloud.google.com/gke-accelerator": "nvidia-future"},
+            "no GPUProfile names the product nvidia-future",
+            id="new cloud",
         ),
     ],
 )
@@ -232,13 +234,14 @@ def test_shared_gpus_under_their_own_resource_are_asked_for_by_it(make: Make) ->
 def test_mixed_mig_offers_slices_beside_whole_gpus(make: Make, found: dict[str, str]) -> None:
     whole = labels("NVIDIA-A100-SXM4-80GB", "81920", replicas="0")
     node = make.node(labels=whole | found, gpus=1, others=((SLICE, 2),))
-    profiles = (*make.shipped(), make.profile("slice", match=SLICES))
+    cards = tuple(profile for profile in make.shipped() if "g." not in profile.name)
+    profiles = (*cards, make.profile("slice", match=SLICES))
     uses = [PodUse("n1", 1, ""), PodUse("", 0, "slice", ((SLICE, 1),))]
     stocks = inventory.count_free([node], uses, profiles, Placement()).stocks
     assert (stocks["a100-80gb"].total, stocks["a100-80gb"].free) == (1, 0)
     assert (stocks["slice"].total, stocks["slice"].free) == (2, 1)
     assert (stocks["slice"].resource, stocks["slice"].memory_mib) == (SLICE, 40192)
-    without = inventory.count_free([node], uses, make.shipped(), Placement())
+    without = inventory.count_free([node], uses, cards, Placement())
     assert [reason for _, reason in without.left_out] == [
         f"{SLICE}: no GPUProfile names the product NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"
     ]

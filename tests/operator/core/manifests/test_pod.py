@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -50,6 +51,16 @@ def render(
     (pool,) = pools.rank(service, profiles, stock, 0.9)
     secret = "concierge-control"
     return runtime_pod(service, "concierge-0", pool, settings, secret, generation=generation)
+
+
+def test_the_pod_says_what_its_class_costs(make: Make) -> None:
+    name = "avatar.musetalk.io/cost-per-hour"
+    priced = replace(make.profile(), cost_per_hour=Decimal("0.440"))
+    assert render(make, profile=priced)["metadata"]["annotations"][name] == "0.440"
+    tiny = replace(priced, cost_per_hour=Decimal("1E-9"))
+    assert render(make, profile=tiny)["metadata"]["annotations"][name] == "0.000000001"
+    free = replace(priced, cost_per_hour=None)
+    assert name not in render(make, profile=free)["metadata"]["annotations"]
 
 
 def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:

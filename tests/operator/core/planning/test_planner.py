@@ -17,6 +17,8 @@ from avatar_operator.core.planning.planner import (
     DrainPod,
     UndrainPod,
 )
+from avatar_operator.core.resources.departure import TAINTS
+from avatar_operator.core.resources.node import Taint
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
@@ -394,12 +396,98 @@ def test_a_class_whose_only_node_is_lost_is_asked_for_by_its_labels(
     assert (plan.missing, plan.actions) == (1, ())
 
 
+def test_a_class_that_was_never_seen_is_asked_for_by_the_labels_of_its_profile(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1, placement=PENDING)
+    labels = {"karpenter.k8s.aws/instance-gpu-name": "l4"}
+    scenario.profiles = [make.profile(newNodes={"labels": labels})]
+    scenario.nodes = []
+    (create,) = (each for each in scenario.plan().actions if isinstance(each, CreatePod))
+    assert create.pool.stock.selectors == (tuple(labels.items()),)
+    scenario.nodes = [make.node(gpus=0)]  # full: a node like it, or one that Karpenter knows
+    (create,) = (each for each in scenario.plan().actions if isinstance(each, CreatePod))
+    known, new = create.pool.stock.selectors
+    assert ("nvidia.com/gpu.memory", "24564") in known
+    assert new == tuple(labels.items())
+    scenario.nodes = [make.node(gpus=1)]  # a free GPU: no pod may start anywhere else
+    (create,) = (each for each in scenario.plan().actions if isinstance(each, CreatePod))
+    assert create.pool.stock.selectors == (known,)
+
+
 def test_a_pod_on_a_cordoned_node_makes_no_room(scenarios: Scenarios, make: Make) -> None:
     scenario = scenarios(replicas=1)
     scenario.nodes = [make.node(unschedulable=True)]
     scenario.add("p0", make.state(1))
     plan = scenario.plan()
     assert (plan.missing, plan.actions) == (1, ())  # no new pod could use its GPU
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "karpenter.sh/disrupted",
+        "karpenter.sh/disruption",
+        "ToBeDeletedByClusterAutoscaler",
+        "aws-node-termination-handler/rebalance-recommendation",
+    ],
+)
+def test_a_node_that_leaves_keeps_its_pod_until_another_is_ready(
+    scenarios: Scenarios, make: Make, key: str
+) -> None:
+    scenario = scenarios(replicas=1)
+    leaving = make.node(taints=(Taint(key, "", "NoSchedule"),))
+    scenario.nodes = [leaving]
+    scenario.add("p0", make.state(1))
+    assert scenario.plan().actions == ()  # no other GPU: its sessions go on
+    scenario.nodes = [leaving, make.node("n2")]
+    assert [kind for kind, _ in scenario.actions()] == ["CreatePod"]
+    scenario.add("p1", make.state(0), node="n2")
+    (drain,) = scenario.plan().actions
+    assert isinstance(drain, DrainPod)
+    assert (drain.name, drain.because) == ("p0", Reason.NODE_LEAVING)
+
+
+def test_a_pod_leaves_a_disrupted_node_although_it_tolerates_every_taint(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1, placement={"tolerations": [{"operator": "Exists"}]})
+    scenario.nodes = [make.node(taints=(Taint("karpenter.sh/disrupted", "", "NoSchedule"),))]
+    scenario.add("p0", make.state(1))
+    assert scenario.plan().missing == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"taints": (Taint(key, "", "NoSchedule"),)}, id=key)
+        for key, departure in TAINTS.items()
+        if departure.at_once
+    ]
+    + [pytest.param({"event": "Preempt"}, id="event of Azure")],
+)
+def test_a_node_that_leaves_at_once_takes_no_new_sessions(
+    scenarios: Scenarios, make: Make, changes: dict[str, Any]
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.nodes = [make.node(**changes)]
+    scenario.add("p0", make.state(1))
+    (drain,) = scenario.plan().actions
+    assert isinstance(drain, DrainPod)
+    assert drain.because is Reason.NODE_LEAVING
+
+
+def test_a_pod_on_a_candidate_of_the_cluster_autoscaler_leaves_first(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    taint = Taint("DeletionCandidateOfClusterAutoscaler", "1", "PreferNoSchedule")
+    scenario.nodes = [make.node(), make.node("n2", taints=(taint,))]
+    scenario.add("p0", make.state(0))
+    scenario.add("p1", make.state(0), node="n2")
+    assert scenario.actions() == [("DrainPod", "p1")]
+    scenario.states["uid-p1"] = make.state(1)  # a hint never outweighs a session
+    assert ("DrainPod", "p0") in scenario.actions()
 
 
 def test_a_pod_that_was_asked_to_drain_makes_room(scenarios: Scenarios, make: Make) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_operator.core.resources.gpu_profile import Calibration, Curve, Device, Floor
+from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
@@ -58,3 +60,12 @@ def test_a_continued_curve_still_rises(
     memory = [curve.memory_mib(b) for b in range(1, 65)]
     assert times == sorted(times)
     assert memory == sorted(memory)
+
+
+def test_the_labels_of_new_nodes_are_read_and_bounded(make: Make) -> None:
+    labels = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+    assert make.profile(newNodes={"labels": labels}).new_node_labels == tuple(labels.items())
+    assert make.profile().new_node_labels == ()
+    many = {f"key-{number}": "x" for number in range(17)}
+    with pytest.raises(InvalidResource, match=r"newNodes.labels is 17, must be at most 16 labels"):
+        make.profile(newNodes={"labels": many})

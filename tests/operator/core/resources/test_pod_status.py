@@ -13,6 +13,15 @@ TIME = "2026-01-01T00:00:00Z"
 SECONDS = 1767225600.0
 OTHER = {"name": "sidecar", "restartCount": 9, "state": {"running": {}}}
 
+GROUP = """  + Exception Group Traceback (most recent call last):
+  | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)
+  +-+---------------- 1 ----------------
+    | Traceback (most recent call last):
+    |   File "torch/__init__.py", line 2608, in _manager_path
+    | RuntimeError: no file
+    +------------------------------------
+"""
+
 
 def status(**given: Any) -> Fields:
     return Fields(given, "status", [])
@@ -128,6 +137,9 @@ def ended(message: str = "", code: object = 1, reason: str = "Error") -> dict[st
             },
             "CrashLoopBackOff: exit code 3: last line",
         ),
+        ({"state": ended(GROUP)}, "exit code 1: RuntimeError: no file"),
+        ({"state": ended("  +-+--- 1 ---\n  +----\n |  ")}, "exit code 1"),
+        ({"state": ended("-- end --")}, "exit code 1: -- end --"),
         ({"state": ended("", 137, "OOMKilled")}, "OOMKilled 137"),
         ({"state": ended("gone", 0, "Completed")}, "Completed 0: gone"),
         ({"state": ended("gone", 2, "")}, "exit code 2: gone"),
@@ -172,3 +184,36 @@ def test_a_pod_ended_when_its_last_container_ended() -> None:
     assert pod_status.ended_at(status(containerStatuses=two), 9.0) == SECONDS + 5
     assert pod_status.ended_at(status(containerStatuses=[{"state": {}}]), 9.0) == 9.0
     assert pod_status.ended_at(status(), 9.0) == 9.0
+
+
+def _starting(**state: Any) -> Fields:
+    """A status in which the model is downloaded before the runtime starts."""
+    mesh = {"name": "istio-proxy", "restartCount": 7, "state": {"running": {}}}
+    cache = {"name": "cache-models", "restartCount": 4, **state}
+    waits = {"name": "runtime", "state": {"waiting": {"reason": "PodInitializing"}}}
+    return status(initContainerStatuses=[mesh, cache], containerStatuses=[waits])
+
+
+def test_a_download_that_fails_is_the_trouble_of_the_pod() -> None:
+    said = "avatar-runtime: https://models/unet.pth: its SHA-256 is a, must be b\n"
+    last = {"terminated": {"exitCode": 65, "reason": "Error", "message": said}}
+    failing = _starting(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=last)
+    assert pod_status.waiting_reason(failing) == "CrashLoopBackOff"
+    assert pod_status.restarts(failing) == 4
+    text = "CrashLoopBackOff: exit code 65: avatar-runtime: https://models/unet.pth: its SHA-256"
+    assert pod_status.trouble(failing).startswith(text)
+    ended = _starting(state=last)
+    assert pod_status.trouble(ended).startswith("exit code 65: avatar-runtime: https://models")
+
+
+def test_a_complete_download_says_nothing_more() -> None:
+    complete = _starting(state={"terminated": {"exitCode": 0, "reason": "Completed"}})
+    assert pod_status.waiting_reason(complete) == "PodInitializing"
+    assert pod_status.restarts(complete) == 0
+    assert pod_status.trouble(complete) == ""
+
+
+def test_a_sidecar_that_runs_is_not_what_the_pod_waits_for() -> None:
+    mesh = {"name": "istio-proxy", "restartCount": 7, "state": {"running": {}}}
+    own = {"name": "runtime", "restartCount": 1, "state": {"running": {}}}
+    assert pod_status.restarts(status(initContainerStatuses=[mesh], containerStatuses=[own])) == 1

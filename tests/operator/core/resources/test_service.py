@@ -121,7 +121,7 @@ def test_the_default_of_replicas_is_ignored_with_autoscaling(make: Make) -> None
         pytest.param({"upstream": {"mode": "echo"}}, "one of drive, bridge, speech", id="mode"),
         pytest.param(
             {"model": {"source": {"image": {"path": "/a"}, "hostPath": {"path": "/b"}}}},
-            "exactly one of persistentVolumeClaim, hostPath and image must be set",
+            "exactly one of persistentVolumeClaim, hostPath, image, imageVolume and download must",
             id="two sources",
         ),
         pytest.param(

@@ -7,6 +7,7 @@ import pytest
 
 from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.resources.gpu_profile import Calibration, Device
+from avatar_operator.core.resources.node import Taint
 from avatar_operator.core.status import conditions
 from avatar_operator.core.status.refusals import FailedAction
 from avatar_operator.names import Condition, Reason
@@ -441,6 +442,19 @@ def test_a_pod_on_a_cordoned_node_says_why_it_is_replaced(scenarios: Scenarios, 
     assert said(scenario, Condition.PROGRESSING)[2] == (
         "pods to be replaced: p0 (its node n1 is cordoned), "
         "p1 (its annotation avatar.musetalk.io/drain is true)"
+    )
+
+
+def test_sessions_on_a_node_that_leaves_are_not_promised_to_survive(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    spot = Taint("aws-node-termination-handler/spot-itn", "", "NoSchedule")
+    scenario.nodes = [make.node(taints=(spot,))]
+    scenario.add("p0", make.state(1, draining=True))
+    assert said(scenario, Condition.DRAINING)[2] == (
+        "waiting for the sessions of p0 (1 session); its node n1 leaves: the cloud takes it back "
+        "(spot or preemption notice): sessions that cannot move end with their node"
     )
 
 

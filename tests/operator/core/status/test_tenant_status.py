@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NOW = 1_800_000_000.0
 KEYS: dict[str, Any] = {"apiKeys": {"secretRefs": [{"name": "keys"}]}}
+JWT: dict[str, Any] = {"jwt": [{"issuer": "https://a.example", "audiences": ["a"]}]}
 GOOD = TenantReport(valid_keys=2)
 FRONT = ServiceKey("acme", "front")
 
@@ -64,6 +65,21 @@ def test_gateways_are_summed_and_the_month_is_that_of_all(make: Make) -> None:
             ("False", "KeysUnusable", "Secret keys/acme is missing"),
         ),
         (
+            KEYS | JWT,
+            TenantUse((TenantReport(valid_keys=2, issuers_problem="issuer a: away"),)),
+            "KeysValid",
+            ("True", "KeysUsable", "2 keys can be used"),
+        ),
+        (
+            KEYS | JWT,
+            TenantUse((GOOD, TenantReport(valid_keys=2, issuers_problem="issuer a: away"))),
+            "IssuersAvailable",
+            ("False", "KeySetsUnavailable", "issuer a: away"),
+        ),
+        (JWT, TenantUse((GOOD,)), "IssuersAvailable", ("True", "KeySetsFetched", "the key sets")),
+        (JWT, TenantUse(), "IssuersAvailable", ("Unknown", "GatewaysSilent", "no gateway has")),
+        (KEYS, TenantUse(), "IssuersAvailable", ("True", "IssuersNotConfigured", "spec.jwt is")),
+        (
             {"limits": {"sessions": 3}},
             TenantUse((TenantReport(3, 2, limited_by="sessions"),)),
             "QuotaExceeded",
@@ -102,7 +118,8 @@ def test_gateways_are_summed_and_the_month_is_that_of_all(make: Make) -> None:
     ],
     ids=[
         "no service", "no credential", "no valid key", "no keys", "silent", "empty Secret",
-        "problem", "sessions", "per service", "minutes", "gpus", "cost", "shared state",
+        "problem", "issuer away, keys", "issuer away", "issuer", "issuer silent", "no issuer",
+        "sessions", "per service", "minutes", "gpus", "cost", "shared state",
     ],
 )  # fmt: skip
 def test_a_condition_says_what_it_is_about(

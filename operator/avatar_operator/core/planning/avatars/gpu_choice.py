@@ -119,12 +119,16 @@ def _started_at(job: PreparationJob) -> float | None:
 
 def choose(avatar: Avatar, seen: Situation) -> Choice | Wait:
     """Return where the Job of an avatar may run now, or what it waits for."""
-    usable = [stock for stock in _ordered(avatar, seen) if stock.total]
+    # A Job requests its GPU as a resource; a claim would need a template for each Avatar.
+    usable = [stock for stock in _ordered(avatar, seen) if stock.total and not stock.devices]
     if avatar.device == "cpu" or (avatar.device == "auto" and not usable):
         return _taken(CPU, "CPUs", seen) or Choice(None)
     if not usable:
         asked = ", ".join(avatar.placement.gpu_classes) or "a known class"
-        return Wait(Reason.WAITING_FOR_GPU, f"no usable node has a GPU of {asked}")
+        message = f"no usable node has a GPU of {asked}"
+        if any(stock.total for stock in _ordered(avatar, seen)):
+            message += " that a device plugin offers; preparations do not use GPUs of DRA drivers"
+        return Wait(Reason.WAITING_FOR_GPU, message)
     waits = [_wait(stock, seen) for stock in usable]
     for stock, wait in zip(usable, waits, strict=True):
         if wait is None:

@@ -20,6 +20,7 @@ from avatar_operator.core.planning.avatars.gpu_choice import (
     count_without_node,
     is_surplus,
 )
+from avatar_operator.core.resources.devices import DeviceGroup
 from avatar_operator.core.resources.preparation import PreparationJob, PreparationPod, parse_job
 from avatar_operator.names import Reason
 
@@ -52,6 +53,17 @@ def test_the_order_of_the_spec_wins(make: Make) -> None:
     avatar = make.avatar(placement={"gpuClasses": ["h100-80gb", "unknown", "rtx-4090"]})
     seen = situation(make, stock("h100-80gb"), stock("rtx-4090"))
     assert choose(avatar, seen) == Choice(stock("h100-80gb"))
+
+
+def test_gpus_of_a_dra_driver_are_not_used(make: Make) -> None:
+    card = DeviceGroup("gpu.nvidia.com", "NVIDIA L4", "", 23034, 0)
+    claimed = ClassStock("l4", 23_034, 2, 2, (), "gpu.nvidia.com", (card,))
+    avatar = make.avatar(placement={"gpuClasses": ["l4"]}, preparation={"device": "gpu"})
+    found = choose(avatar, situation(make, claimed))
+    assert isinstance(found, Wait)
+    assert found.message.endswith("preparations do not use GPUs of DRA drivers")
+    both = make.avatar(preparation={"device": "gpu"})
+    assert choose(both, situation(make, claimed, stock("rtx-4090"))) == Choice(stock("rtx-4090"))
 
 
 @pytest.mark.parametrize(

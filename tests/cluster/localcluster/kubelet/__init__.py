@@ -1,0 +1,1 @@
+"""Nodes with the real kubelet, containerd and kube-proxy, each in its own namespaces; as root."""
