@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from time import monotonic
@@ -133,7 +134,8 @@ class PodRegistry:
             }
         if freed:
             self._freed[key] = [at for at in freed if state.at - at <= _ENDED_S]
-        if state.at > self._full_since.get(key, state.at):
+        # Some event loops count whole milliseconds, so a later state can have the time of the refusal.
+        if state.at >= self._full_since.get(key, math.inf):
             del self._full_since[key]
         self._rank(known)
 

@@ -215,6 +215,16 @@ def test_a_pod_that_refused_a_session_gets_no_caller_before_its_next_state() -> 
     assert registry.pods_of(POD.service).order(100.11) == [POD.key]
 
 
+def test_a_state_of_the_millisecond_of_a_refusal_ends_it() -> None:
+    """The clock of uvloop counts whole milliseconds."""
+    registry = PodRegistry()
+    registry.set_pod(POD)
+    registry.update_state(POD, _state(at=100))
+    registry.refuse(POD.key, 100.05)
+    registry.update_state(POD, _state(at=100.05))
+    assert registry.pods_of(POD.service).order(100.05) == [POD.key]
+
+
 def test_a_slot_that_becomes_free_here_ends_the_refusal() -> None:
     registry = PodRegistry()
     registry.set_pod(POD)
