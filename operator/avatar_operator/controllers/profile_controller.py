@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from avatar_operator.controllers.claims import Claims
+    from avatar_operator.core.cache.entries import ProfileBody
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.gpu_profile import Curve
@@ -48,7 +49,7 @@ class ProfileController:
         self._claims = claims
         self._observe = observe
         self._curves: dict[str, Curve] = {}  # by UID of the pod that measured it
-        self._loop = StatusLoop("profile", self._write_all, leads, claims)
+        self._loop = StatusLoop("profile", self._check_all, leads, claims)
 
     def wake(self) -> None:
         """Check all profiles: profiles, nodes or the leadership changed."""
@@ -70,34 +71,35 @@ class ProfileController:
         """Write each status that changed, until cancelled."""
         await self._loop.run()
 
-    async def _write_all(self) -> None:
+    async def _check_all(self) -> None:
         profiles = self._store.profiles()
         nodes = [
             part for node in self._store.nodes() for part in node_classes.classify(node, profiles)
         ]
         reports = list(self._reports())
-        for profile in profiles:
-            body = self._store.profile_body(profile.name)
-            if body is None:
+        bodies = [(each, self._store.profile_body(each.name)) for each in profiles]
+        self._loop.keep({body.uid for _, body in bodies if body is not None})
+        for profile, body in bodies:
+            if body is None or not self._loop.may_start(body.uid):
                 continue
             now = time.time()
             status = profile_status.build(
                 profile, reports, nodes, body.generation, body.status, now
             )
-            if status is None:
-                continue
-            if not await self._loop.may_write(body.status):
-                continue
-            status["operator"] = self._claims.own
-            try:
-                response = await self._api.apply_profile_status(
-                    profile.name, body.uid, body.version, status
-                )
-            except (Conflict, NotFound) as error:
-                _log.info("profile was changed or deleted profile=%s fault=%s", profile.name, error)
-                continue
-            _log.info("profile status written profile=%s", profile.name)
-            self._observe(Kind.PROFILES, response)
+            if status is not None:
+                self._loop.start(body.uid, self._write(profile.name, body, status))
+
+    async def _write(self, name: str, body: ProfileBody, status: Body) -> None:
+        if not await self._loop.may_write(body.status):
+            return
+        status["operator"] = self._claims.own
+        try:
+            response = await self._api.apply_profile_status(name, body.uid, body.version, status)
+        except (Conflict, NotFound) as error:
+            _log.info("profile was changed or deleted profile=%s fault=%s", name, error)
+            return  # its event wakes the controller again
+        _log.info("profile status written profile=%s", name)
+        self._observe(Kind.PROFILES, response)
 
     def _reports(self) -> Iterable[calibration.Report]:
         states = self._states(self._curves)

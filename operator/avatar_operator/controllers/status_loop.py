@@ -5,45 +5,62 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.claims import Claim, read_claim
 from avatar_operator.errors import AvatarOperatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from avatar_operator.controllers.claims import Claims
 
 DELAY_S: Final = 0.25  # collects changes: the pods of a rollout start together
-RETRY_S: Final = 2.0
+RETRY_S: Final = 2.0  # after the first failed write of an object; doubles with each further one
+LONGEST_RETRY_S: Final = 60.0
+MAX_WRITES: Final = 16  # objects at once: a write mostly waits for the API server
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    count: int
+    retry_at: float
+    """Seconds on the clock of the event loop."""
+
+
 class StatusLoop:
-    """Calls a function after changes, while this replica leads."""
+    """Calls a function after changes, while this replica leads, and runs the writes it starts.
+
+    Each object has its own write, with its own retries: one that is slow or refused delays no
+    other object.
+    """
 
     def __init__(
-        self, kind: str, write_all: Callable[[], Awaitable[None]], leads: Callable[[], bool],
+        self, kind: str, check_all: Callable[[], Awaitable[None]], leads: Callable[[], bool],
         claims: Claims, duty: float = 0.0,
     ) -> None:  # fmt: skip
         """Make a loop that waits for `wake`.
 
         Args:
             kind: the kind of the objects, for the log.
-            write_all: writes each status that changed.
+            check_all: starts the write of each status that changed; does no I/O itself.
             leads: returns whether this replica leads.
             claims: knows the other installations.
             duty: a long call is followed by a pause of this many times its duration.
         """
         self._kind = kind
-        self._write_all = write_all
+        self._check_all = check_all
         self._leads = leads
         self._claims = claims
         self._duty = duty
         self._awake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._writes: dict[str, asyncio.Task[None]] = {}  # by UID of the object
+        self._failures: dict[str, _Failures] = {}  # by UID of the object
+        self._checks_after_write = False
 
     def wake(self) -> None:
         """Write again: an object, what it describes, or the leadership changed."""
@@ -66,22 +83,60 @@ class StatusLoop:
         self.wake()
 
     async def run(self) -> None:
-        """Write after each change, until cancelled."""
-        while True:
-            await self._awake.wait()
-            await asyncio.sleep(DELAY_S)
-            self._awake.clear()
-            if not self._leads():
-                continue  # leadership wakes it again
-            started = time.monotonic()
-            try:
-                await self._write_all()
-            except AvatarOperatorError as error:
-                _log.warning("cannot write the status of a %s fault=%s", self._kind, error)
-                await asyncio.sleep(RETRY_S)
+        """Check after each change, until cancelled."""
+        async with asyncio.TaskGroup() as self._group:
+            while True:
+                await self._awake.wait()
+                await asyncio.sleep(DELAY_S)
+                self._awake.clear()
+                if not self._leads():
+                    continue  # leadership wakes it again
+                started = time.monotonic()
+                await self._check_all()
+                if self._duty:
+                    await asyncio.sleep(self._duty * (time.monotonic() - started))
+
+    def keep(self, uids: Collection[str]) -> None:
+        """Forget the failures of all other objects: they were deleted."""
+        self._failures = {uid: each for uid, each in self._failures.items() if uid in uids}
+
+    def may_start(self, uid: str) -> bool:
+        """Return whether a write of an object may start now; otherwise check again when it may."""
+        if uid in self._writes or len(self._writes) >= MAX_WRITES:
+            self._checks_after_write = True
+            return False
+        failures = self._failures.get(uid)
+        if failures is None:
+            return True
+        wait_s = failures.retry_at - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            self.wake_after(wait_s)
+        return wait_s <= 0
+
+    def start(self, uid: str, write: Awaitable[None]) -> None:
+        """Start the write of one object, for which `may_start` returned True."""
+        self._writes[uid] = self._group.create_task(self._write(uid, write))
+
+    async def _write(self, uid: str, write: Awaitable[None]) -> None:
+        try:
+            await write
+            self._failures.pop(uid, None)
+        except AvatarOperatorError as error:
+            _log.warning("cannot write the status of a %s fault=%s", self._kind, error)
+            self._fail(uid)
+        finally:
+            del self._writes[uid]
+            if self._checks_after_write:
+                self._checks_after_write = False
                 self.wake()
-            if self._duty:
-                await asyncio.sleep(self._duty * (time.monotonic() - started))
+
+    def _fail(self, uid: str) -> None:
+        before = self._failures.get(uid)
+        count = 1 if before is None else before.count + 1
+        wait_s = min(LONGEST_RETRY_S, RETRY_S * 2.0 ** min(count - 1, 10))
+        retry_at = asyncio.get_running_loop().time() + wait_s
+        self._failures[uid] = _Failures(count, retry_at)
+        self.wake_after(wait_s)
 
     async def may_write(self, status: Mapping[str, object]) -> bool:
         """Return whether no other installation writes a status; otherwise look again later."""

@@ -21,13 +21,14 @@ from avatar_operator.core.status import tenant_events, tenant_status
 from avatar_operator.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from avatar_operator.controllers.claims import Claims
     from avatar_operator.controllers.tenant_quotas import TenantQuotas
     from avatar_operator.core.cache.entries import TenantBody
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.resources.fields import Body
+    from avatar_operator.core.status.service_status import Notice
     from avatar_operator.kube import client
     from avatar_operator.streams.gateways import GatewayStates
 
@@ -60,7 +61,7 @@ class TenantController:
         self._observe = observe
         self._written_at: dict[str, float] = {}  # by UID of the tenant
         self._histories: dict[str, tenant_events.EventHistory] = {}  # by UID of the tenant
-        self._loop = StatusLoop("tenant", self._write_all, leads, claims, DUTY)
+        self._loop = StatusLoop("tenant", self._check_all, leads, claims, DUTY)
 
     def wake(self) -> None:
         """Check all tenants: a tenant, its use or the leadership changed."""
@@ -70,19 +71,21 @@ class TenantController:
         """Write each status that changed, until cancelled."""
         await self._loop.run()
 
-    async def _write_all(self) -> None:
+    async def _check_all(self) -> None:
         bodies = tuple(self._store.tenants.bodies.values())
         self._written_at = {
             body.uid: self._written_at[body.uid] for body in bodies if body.uid in self._written_at
         }
         uids = {body.uid for body in bodies}
         self._histories = {uid: each for uid, each in self._histories.items() if uid in uids}
+        self._loop.keep(uids)
         for number, body in enumerate(bodies):
             if not number % YIELD_EVERY:
                 await asyncio.sleep(0)
-            await self._write(body)
+            if self._loop.may_start(body.uid):
+                self._check(body)
 
-    async def _write(self, body: TenantBody) -> None:
+    def _check(self, body: TenantBody) -> None:
         loop, now = asyncio.get_running_loop(), time.time()
         tenant = self._store.tenants.get(body.name)
         if body.fault or tenant is None:
@@ -92,14 +95,17 @@ class TenantController:
             status = tenant_status.build(tenant, use, body.generation, body.status, now)
         holder = read_claim(body.status)
         if {**status, "operator": holder} == {**body.status, "operator": holder}:
-            if holder == self._claims.own:
-                await self._post_events(body, status, now)
+            if holder == self._claims.own and (notices := self._notices(body, status, now)):
+                self._loop.start(body.uid, self._post(body, notices, now))
             return
         if not tenant_status.is_urgent(body.status, status):
             wait_s = self._written_at.get(body.uid, float("-inf")) + NUMBERS_S - loop.time()
             if wait_s > 0:
                 self._loop.wake_after(wait_s)
                 return
+        self._loop.start(body.uid, self._write(body, status, now))
+
+    async def _write(self, body: TenantBody, status: Body, now: float) -> None:
         if not await self._loop.may_write(body.status):
             return
         status["operator"] = self._claims.own
@@ -110,19 +116,21 @@ class TenantController:
         except (Conflict, NotFound) as error:
             _log.info("tenant was changed or deleted tenant=%s fault=%s", body.name, error)
             return  # its event wakes the controller again
-        self._written_at[body.uid] = loop.time()
+        self._written_at[body.uid] = asyncio.get_running_loop().time()
         self._observe(Kind.TENANTS, response)
-        await self._post_events(body, status, now)
+        await self._post(body, self._notices(body, status, now), now)
 
-    async def _post_events(self, body: TenantBody, status: Body, now: float) -> None:
-        """Post the Events of a status that is written: those of a change, and those held back."""
+    def _notices(self, body: TenantBody, status: Body, now: float) -> Sequence[Notice]:
+        """Return the Events of a status that is written: those of a change, and those held back."""
         history = self._histories.get(body.uid, tenant_events.EventHistory())
         decision = tenant_events.decide(body.status, status, history, now)
         self._histories[body.uid] = decision.history
-        about = TenantReference(body.name, body.uid)
-        await events.emit(self._api, about, decision.notices, now)
         if decision.wait_s is not None:
             self._loop.wake_after(decision.wait_s)
+        return decision.notices
+
+    async def _post(self, body: TenantBody, notices: Sequence[Notice], now: float) -> None:
+        await events.emit(self._api, TenantReference(body.name, body.uid), notices, now)
 
     def _use(self, name: str) -> tenant_status.TenantUse:
         use = self._quotas.use(name)

@@ -200,17 +200,23 @@ async def test_changes_that_arrive_together_are_checked_once(paused: Setup, paus
     assert pauses.lengths == []
 
 
-async def test_a_failed_write_is_retried_after_a_pause(
-    paused: Setup, pauses: Pauses, caplog: pytest.LogCaptureFixture
+async def test_a_failed_write_is_retried_after_a_time(
+    paused: Setup,
+    pauses: Pauses,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    paused.api.faults = [TemporaryError("PATCH", 503, "later")]
+    monkeypatch.setattr(status_loop, "RETRY_S", 0.05)
+    paused.api.faults = [TemporaryError("PATCH", 503, "later")] * 2
     paused.start_pod("p0")
+    started = asyncio.get_running_loop().time()
     await pauses.end(status_loop.DELAY_S)
     assert "cannot write the status of a profile fault=PATCH: 503 later" in caplog.text
-    assert pauses.lengths == [status_loop.RETRY_S]
-    await pauses.end(status_loop.RETRY_S)
+    assert pauses.lengths == []
     await pauses.end(status_loop.DELAY_S)
-    assert paused.api.requests_sent == 2
+    await pauses.end(status_loop.DELAY_S)
+    assert asyncio.get_running_loop().time() - started >= 0.05 + 0.1
+    assert paused.api.requests_sent == 3
     assert paused.measured
 
 
