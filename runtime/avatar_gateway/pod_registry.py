@@ -134,7 +134,7 @@ class PodRegistry:
             }
         if freed:
             self._freed[key] = [at for at in freed if state.at - at <= _ENDED_S]
-        # Some event loops count whole milliseconds, so a later state can have the time of the refusal.
+        # The clock of uvloop counts whole milliseconds: a later state can have the same time.
         if state.at >= self._full_since.get(key, math.inf):
             del self._full_since[key]
         self._rank(known)
