@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.autoscaling import inputs
     from avatar_operator.core.planning.avatars.needs import Needs
     from avatar_operator.core.planning.failures import Failure
+    from avatar_operator.core.planning.quotas import TenantTerms
     from avatar_operator.core.resources.image_check import ImageCheck
 
 Body = dict[str, Any]
@@ -272,6 +273,7 @@ class Scenario:
         self.failures: tuple[Failure, ...] = ()
         self.silent: dict[str, str] = {}
         self.needs: Needs | None = None
+        self.tenant: TenantTerms | None = None
 
     def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
         live = state is not None and state.sessions > 0  # as it is a moment after
@@ -307,6 +309,7 @@ class Scenario:
             failures=self.failures,
             silent=self.silent,
             needs=self.needs,
+            tenant=self.tenant,
         )
         return planner.plan(self.service, observed, OPTIONS, now)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import text
 from avatar_operator.core.gpus.batch_size import NoBatch
+from avatar_operator.core.planning import quota_wishes
 from avatar_operator.core.resources.placement import WhenFull
 from avatar_operator.core.status import left_out
 from avatar_operator.core.status.findings import Finding
@@ -35,11 +36,13 @@ def find(service: Service, plan: planner.Plan, failures: Sequence[FailedAction])
     if plan.waits_for_avatars:
         message = "no GPU is needed while the service waits for its avatars"
         return Finding(Condition.GPU_AVAILABLE, True, Reason.NOTHING_ASKED, message)
-    if not plan.missing:
+    usable = [pool for pool in plan.pools if pool.can_serve]
+    # A quota hides that pods are missing. That no class can serve is known without them.
+    hopeless = not usable and quota_wishes.is_limited(service, plan)
+    if not plan.missing and not hopeless:
         message = "no GPU is needed" if plan.desired == 0 else "every pod has its GPU"
         reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
         return Finding(Condition.GPU_AVAILABLE, True, reason, message)
-    usable = [pool for pool in plan.pools if pool.can_serve]
     if not plan.inventory.stocks:
         message = "the cluster has no GPUProfile, so the GPU class of no node is known"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_PROFILE, message)

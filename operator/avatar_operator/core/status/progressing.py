@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from avatar_operator import names
 from avatar_operator.core import text
+from avatar_operator.core.planning import quota_wishes
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.names import Condition, Reason
 
@@ -55,9 +56,16 @@ def find(
         return Finding(Condition.PROGRESSING, False, gpu.reason, message)
     if not gpu.status:
         return Finding(Condition.PROGRESSING, False, gpu.reason, "waiting for GPUs")
-    if len(plan.fleet.current) < plan.desired:
+    if plan.over_quota or (plan.desired == 0 and quota_wishes.is_limited(service, plan)):
+        assert plan.tenant is not None
+        message = f"waiting until the limits of AvatarTenant {plan.tenant.name} allow a pod"
+        return Finding(Condition.PROGRESSING, False, Reason.TENANT_QUOTA, message)
+    if len(plan.fleet.current) < plan.desired and (plan.failures or plan.fleet.ended):
         message = "waiting before pods that failed repeatedly are replaced"
         return Finding(Condition.PROGRESSING, True, Reason.REPLACING, message)
+    if len(plan.fleet.current) < plan.desired:
+        message = f"{len(plan.fleet.current)} of {plan.desired} pods exist"
+        return Finding(Condition.PROGRESSING, True, Reason.SCALING_UP, message)
     return Finding(Condition.PROGRESSING, False, Reason.UP_TO_DATE, "all pods match the spec")
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from avatar_operator import names
 from avatar_operator.core import text
 from avatar_operator.core.autoscaling.capacity import STALE_S
-from avatar_operator.core.status import gpu_available
+from avatar_operator.core.planning import quota_wishes
+from avatar_operator.core.status import gpu_available, scaling_limited
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.core.status.pods import describe_lost, is_silent, serving
 from avatar_operator.names import Condition, Reason
@@ -30,10 +31,14 @@ def find(
 ) -> Finding:
     """Return whether as many pods as needed take sessions, or else the cause."""
     ready = len(serving(plan, states))
-    if plan.desired == 0:
+    may_have_none = plan.desired == 0 and quota_wishes.is_limited(service, plan)
+    if may_have_none and gpu.status:
+        message = f"the service may have no pod; {scaling_limited.describe_quota(plan)}"
+        return Finding(Condition.READY, False, Reason.TENANT_QUOTA, message)
+    if plan.desired == 0 and not may_have_none:
         return _needs_no_pod(plan, states)
     count = f"{ready} of {plan.desired} pods take sessions"
-    if ready >= plan.desired:
+    if ready >= plan.desired and not may_have_none:
         return Finding(Condition.READY, True, Reason.SERVING, count)
     troubles = _troubles(plan, states)
     if plan.waits_for_avatars:
@@ -60,6 +65,9 @@ def find(
     if failures:
         message = f"{count}; " + "; ".join(failure.message for failure in failures)
         return Finding(Condition.READY, False, failures[0].reason, message)
+    if plan.over_quota:
+        message = f"{count}; {scaling_limited.describe_quota(plan)}"
+        return Finding(Condition.READY, False, Reason.TENANT_QUOTA, message)
     starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
     message = f"{count}; {f'starting: {starting}' if starting else 'no other pod exists'}"
     return Finding(Condition.READY, False, Reason.PODS_STARTING, message)

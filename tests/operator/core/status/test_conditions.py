@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from avatar_operator.core.planning.failures import Failure
+from avatar_operator.core.planning.quotas import QuotaShare, TenantTerms
 from avatar_operator.core.resources.gpu_profile import Calibration, Device
 from avatar_operator.core.resources.node import Taint
+from avatar_operator.core.resources.tenant import Quota
 from avatar_operator.core.status import conditions
 from avatar_operator.core.status.refusals import FailedAction
 from avatar_operator.names import Condition, Reason
@@ -195,6 +197,51 @@ def test_waiting_before_the_next_try_is_progress(scenarios: Scenarios) -> None:
     for number in range(2):
         scenario.add(f"p{number}", phase="Failed", failed_at=10_000.0)
     assert said(scenario, Condition.PROGRESSING)[:2] == (True, Reason.REPLACING)
+
+
+def quota(pods: int, new: int, others: int) -> TenantTerms:
+    share = QuotaShare(Quota(gpus=3), pods=pods, new=new, cost_left=None, others=others)
+    return TenantTerms("acme", share=share)
+
+
+def test_a_service_whose_quota_allows_no_pod_is_not_ready(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.tenant = quota(pods=0, new=0, others=3)
+    why = "AvatarTenant acme may use 3 GPUs, its other services use 3"
+    message = f"the service may have no pod; {why}"
+    assert said(scenario, Condition.READY) == (False, Reason.TENANT_QUOTA, message)
+    assert said(scenario, Condition.SCALING_LIMITED)[2] == f"wants 2 pods, may have 0; {why}"
+    waits = "waiting until the limits of AvatarTenant acme allow a pod"
+    assert said(scenario, Condition.PROGRESSING) == (False, Reason.TENANT_QUOTA, waits)
+
+
+def test_a_service_that_wants_no_pod_is_ready_beside_a_full_quota(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=0)
+    scenario.tenant = quota(pods=0, new=0, others=3)
+    assert said(scenario, Condition.READY)[:2] == (True, Reason.SCALED_TO_ZERO)
+    assert said(scenario, Condition.PROGRESSING)[:2] == (False, Reason.UP_TO_DATE)
+
+
+def test_an_unknown_class_is_told_behind_a_full_quota(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=2, placement={"gpuClasses": ["rtx-9090"]})
+    message = "no GPU class can serve: rtx-9090: there is no GPUProfile rtx-9090"
+    expected = (False, Reason.NO_BATCH_FITS, message)
+    assert said(scenario, Condition.READY) == expected
+    scenario.tenant = quota(pods=0, new=0, others=3)
+    assert said(scenario, Condition.GPU_AVAILABLE) == expected
+    assert said(scenario, Condition.READY) == expected
+
+
+def test_pods_that_wait_for_others_of_the_tenant_to_end_have_not_failed(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.add("p0", make.state(1))
+    scenario.tenant = quota(pods=2, new=0, others=2)
+    status, reason, message = said(scenario, Condition.READY)
+    assert (status, reason) == (True, Reason.SERVING)  # a fixed number is bound by what is left
+    assert message == "1 of 1 pods take sessions"
+    assert "failed" not in said(scenario, Condition.PROGRESSING)[2]
 
 
 def test_a_draining_pod_takes_no_sessions_and_is_waited_for(
