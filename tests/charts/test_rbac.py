@@ -264,12 +264,26 @@ def test_values_of_a_release_before_the_hook_still_render_it(helm: Any) -> None:
     assert [o["kind"] for o in objects if o["kind"] == "Job"] == ["Job"]
 
 
+def cleanup_hooks(objects: list[Manifest]) -> dict[str, Manifest]:
+    """Return the container of each Job of an uninstall, by the hook."""
+    return {
+        o["metadata"]["annotations"]["helm.sh/hook"]: o["spec"]["template"]["spec"]["containers"][0]
+        for o in objects
+        if o["kind"] == "Job"
+        and "cleanup" in o["metadata"]["labels"]["app.kubernetes.io/component"]
+    }
+
+
 def test_the_notice_may_only_list_and_the_cleanup_may_delete(helm: Any) -> None:
     group = "avatar.musetalk.io"
     listed = {("*", f"{group}/avatarservices", "list"), ("*", f"{group}/avatars", "list")}
     listed |= {("*", "/pods", "list")}
     assert grants(helm.template(), "cleanup") == listed
     assert grants(helm.template(NO_NOTICE), "cleanup") == set()
+    assert cleanup_hooks(helm.template())["post-delete"]["command"] == [
+        "avatar-operator",
+        "uninstall",
+    ]
     values = {
         "cleanup": {"enabled": True},
         "crds": {"keep": False},
@@ -286,12 +300,7 @@ def test_the_notice_may_only_list_and_the_cleanup_may_delete(helm: Any) -> None:
         ),
         ("acme", "/pods", "list"),
     }
-    hooks = {
-        o["metadata"]["annotations"]["helm.sh/hook"]: o["spec"]["template"]["spec"]["containers"][0]
-        for o in objects
-        if o["kind"] == "Job"
-        and "cleanup" in o["metadata"]["labels"]["app.kubernetes.io/component"]
-    }
+    hooks = cleanup_hooks(objects)
     assert hooks["pre-delete"]["args"] == ["--cleanup", "--deadline-s=240"]
     assert hooks["post-delete"]["command"] == ["avatar-operator", "remove-crds"]
 

@@ -1,4 +1,4 @@
-"""The Job before `helm uninstall` has the rights that it needs, under its own account."""
+"""The Job of `helm uninstall` has the rights that it needs, and stops no uninstall."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import yaml
 
-from localcluster import paths
+from localcluster import errors, paths
 from localcluster.controlplane.cluster import running
 
 if TYPE_CHECKING:
@@ -91,3 +91,14 @@ async def list_and_remove(cluster: ControlPlane) -> None:
     left = await cluster.kubectl("get", "avs", "-n", NAMESPACE, "-o", "name")
     assert left.split() == ["avatarservice.avatar.musetalk.io/theirs"]
     await cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+async def test_a_notice_that_cannot_run_stops_no_uninstall(tmp_path: Path) -> None:
+    async with running(tmp_path, nodes=paths.SIMULATED_NODES) as cluster:
+        where = ("--namespace", NAMESPACE)
+        await cluster.helm("install", "probe", CHART, *where, "--create-namespace")
+        await cluster.kubectl("create", "quota", "none", "--hard=pods=0", *where)
+        with pytest.raises(errors.CommandFailed, match="completed with 1 error.*cleanup not ready"):
+            await cluster.helm("uninstall", "probe", *where)
+        assert await cluster.helm("list", "--all", "--short", *where) == ""
+        assert await cluster.kubectl("get", "deployments", *where, "-o", "name") == ""
