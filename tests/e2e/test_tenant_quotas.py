@@ -59,7 +59,8 @@ async def test_a_quota_bounds_the_pods_of_a_tenant_and_says_why(
         found = simulated.condition(NAMESPACE, "front", "ScalingLimited")
         return found.get("message", "") if found.get("reason") == "TenantQuota" else ""
 
-    words = "wants 4 pods, may have 2; AvatarTenant acme may use 2 GPUs, no other service"
+    words = "wants 4 pods, may have 2; AvatarTenant acme may use 2 GPUs (spec.limits.gpus), "
+    words += "no other service"
     await simulated.until(lambda: said().startswith(words), "the quota is named")
     await simulated.ready(NAMESPACE, "front", pods=2)
 

@@ -55,12 +55,13 @@ def describe_quota(plan: planner.Plan) -> str:
     name, share = plan.tenant.name, plan.tenant.share
     parts = []
     if share.quota.gpus is not None:
-        may = text.count(share.quota.gpus, "GPU")
+        may = f"{text.count(share.quota.gpus, 'GPU')} (spec.limits.gpus)"
         uses = f"its other services use {share.others}" if share.others else "no other service"
         uses += "" if share.others else " of it uses any"
         parts.append(f"AvatarTenant {name} may use {may}, {uses}")
     if share.quota.cost_per_hour is not None:
         may = f"AvatarTenant {name} may spend {share.quota.cost_per_hour} per hour"
+        may += " (spec.limits.costPerHour)"
         more = "".join(
             f", one more on {pool.gpu_class} costs {pool.cost_per_hour}"
             for pool in [p for p in plan.pools if p.can_serve and p.cost_per_hour is not None][:1]

@@ -145,7 +145,8 @@ def test_a_fixed_number_of_pods_stops_at_the_quota_and_says_why(two_of_five: Any
     assert plan.desired == 2
     limited = [f for f in conditions.find(service, plan, {}) if f.reason.value == "TenantQuota"]
     assert [finding.message for finding in limited] == [
-        "wants 5 pods, may have 2; AvatarTenant acme may use 8 GPUs, its other services use 6"
+        "wants 5 pods, may have 2; AvatarTenant acme may use 8 GPUs (spec.limits.gpus), "
+        "its other services use 6"
     ]
     assert quota_wishes.wish(service, plan).wanted == 5
     assert quota_wishes.is_limited(service, plan)
@@ -163,7 +164,10 @@ def test_a_service_that_autoscales_stops_at_the_quota_too(make: Make, two_of_fiv
         f for f in conditions.find(service, plan, {}) if f.condition.value == "ScalingLimited"
     ]
     assert finding.reason.value == "TenantQuota"
-    assert "AvatarTenant acme may use 8 GPUs, its other services use 6" in finding.message
+    assert (
+        "AvatarTenant acme may use 8 GPUs (spec.limits.gpus), its other services use 6"
+        in finding.message
+    )
 
 
 def test_pods_beyond_a_share_are_given_back_only_without_a_session(

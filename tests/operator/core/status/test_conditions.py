@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,12 +208,22 @@ def quota(pods: int, new: int, others: int) -> TenantTerms:
 def test_a_service_whose_quota_allows_no_pod_is_not_ready(scenarios: Scenarios) -> None:
     scenario = scenarios(replicas=2)
     scenario.tenant = quota(pods=0, new=0, others=3)
-    why = "AvatarTenant acme may use 3 GPUs, its other services use 3"
+    why = "AvatarTenant acme may use 3 GPUs (spec.limits.gpus), its other services use 3"
     message = f"the service may have no pod; {why}"
     assert said(scenario, Condition.READY) == (False, Reason.TENANT_QUOTA, message)
     assert said(scenario, Condition.SCALING_LIMITED)[2] == f"wants 2 pods, may have 0; {why}"
     waits = "waiting until the limits of AvatarTenant acme allow a pod"
     assert said(scenario, Condition.PROGRESSING) == (False, Reason.TENANT_QUOTA, waits)
+
+
+def test_a_full_quota_of_cost_names_its_field(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=2)
+    limit = Quota(cost_per_hour=Decimal("8.50"))
+    share = QuotaShare(limit, pods=0, new=0, cost_left=Decimal(0), cost=Decimal("8.50"))
+    scenario.tenant = TenantTerms("acme", share=share)
+    why = "AvatarTenant acme may spend 8.50 per hour (spec.limits.costPerHour), its pods cost 8.50"
+    assert why in said(scenario, Condition.READY)[2]
+    assert why in said(scenario, Condition.SCALING_LIMITED)[2]
 
 
 def test_a_service_that_wants_no_pod_is_ready_beside_a_full_quota(scenarios: Scenarios) -> None:
