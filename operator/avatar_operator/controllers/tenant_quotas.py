@@ -98,6 +98,7 @@ class TenantQuotas:
             gpu_classes=tenant.gpu_classes,
             share=share,
             owns_reserve=owner is not None and owner.name == tenant.name,
+            most_sessions=self._most_sessions(uid, tenant),
         )
 
     def record(self, uid: str, terms: TenantTerms | None, wish: Wish, *, limited: bool) -> None:
@@ -158,6 +159,12 @@ class TenantQuotas:
         price = members[uid].next_cost
         affordable = share.cost_left is None or (price is not None and price <= share.cost_left)
         return share.new > 0 and affordable and share.pods > len(members[uid].costs)
+
+    def _most_sessions(self, uid: str, tenant: Tenant) -> int | None:
+        others = () if tenant.limits.sessions is None else self._store.tenants.owned(tenant.name)
+        pods = [pod.uid for each in others if each != uid for pod in self._store.live_pods(each)]
+        elsewhere = sum(state.sessions for state in self._states(pods).values())
+        return quotas.most_sessions(tenant.limits, elsewhere)
 
     @staticmethod
     def _share(uid: str, members: Mapping[str, Member], tenant: Tenant) -> QuotaShare:

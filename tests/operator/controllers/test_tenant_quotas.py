@@ -127,6 +127,21 @@ def test_the_same_wish_triggers_nothing(setup: Setup) -> None:
     assert (setup.triggered, setup.changes) == ([], changes)
 
 
+def test_sessions_elsewhere_leave_fewer_for_a_service(make: Make) -> None:
+    def most(setup: Setup, uid: str) -> int | None:
+        terms = setup.quotas.terms(uid)
+        assert terms is not None
+        return terms.most_sessions
+
+    setup = Setup(make, sessions=5)
+    setup.add_pod("p0", "s1", sessions=2)
+    assert (most(setup, "s1"), most(setup, "s2")) == (5, 3)
+    setup.add_pod("p1", "s1", sessions=4)  # by callers of the chart's API keys
+    assert most(setup, "s2") == 0
+    assert most(Setup(make, sessions=5, sessionsPerService=2), "s1") == 2
+    assert most(Setup(make, gpus=4), "s1") is None
+
+
 def test_a_service_of_no_tenant_has_no_terms(make: Make) -> None:
     setup = Setup(make)
     assert setup.quotas.terms("unknown") is None

@@ -71,6 +71,7 @@ def encode(service: str, result: inputs.ScalingResult) -> Document:
         "leavingCost": str(seen.leaving_cost),
         **({} if seen.share is None else {"share": [seen.share.pods, seen.share.is_owner]}),
         **({} if seen.tenant is None else {"tenant": _tenant(seen.tenant)}),
+        **({} if seen.most_sessions is None else {"mostSessions": seen.most_sessions}),
         "demand": [
             seen.demand.waiting,
             seen.demand.arrived,
@@ -166,6 +167,7 @@ def _read_inputs(read: _Reader) -> inputs.ScalingInputs:
             leaving_cost=Decimal(str(document["leavingCost"])),
             share=_read_share(read.items("share")) if "share" in document else None,
             tenant=_read_tenant(read.items("tenant")) if "tenant" in document else None,
+            most_sessions=read.whole("mostSessions") if "mostSessions" in document else None,
         ),
         history=None,
         at=read.number("at"),

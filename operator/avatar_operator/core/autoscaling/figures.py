@@ -58,19 +58,22 @@ def calculate(
     The headroom is the largest of `freeSessions.min`, `freeSessions.percent` of the sessions, and
     the callers that arrive while a pod starts: the one that causes the start, and the 95th
     percentile of a Poisson count whose mean is itself uncertain, because the start time varies.
+    Callers whose sessions the limits of the tenant would refuse are not expected to arrive.
     """
     pods, offers, demand = observation.pods, observation.offers, observation.demand
     sessions = sum(pod.sessions for pod in pods)
     start = capacity.estimate_start(starts_s, capacity.measured_start_s(offers))
     minimum = max(policy.free_min, ceil(sessions * policy.free_percent / 100))
-    headroom = max(minimum, arrivals.headroom(rate * start.mean_s, rate**2 * start.variance))
-    slots = [capacity.effective_slots(pod, overdue_s) for pod in pods]
     occupied = sessions + demand.waiting
+    arriving = arrivals.headroom(rate * start.mean_s, rate**2 * start.variance)
+    headroom = max(minimum, observation.admitted(arriving, occupied))
+    slots = [capacity.effective_slots(pod, overdue_s) for pod in pods]
     cumulative = capacity.cumulative_slots(pods, slots)
     wanted = serving = capacity.pods_for(occupied + headroom, cumulative, offers)
     if observation.has_reserve(policy):
         # A reserve takes callers after PROMOTION_S, so the others need headroom only for that time.
-        prompt = max(minimum, arrivals.headroom(rate * PROMOTION_S))
+        arriving = arrivals.headroom(rate * PROMOTION_S)
+        prompt = max(minimum, observation.admitted(arriving, occupied))
         serving = capacity.pods_for(occupied + prompt, cumulative, offers)
         serving = max(policy.min_replicas, serving)
         kept = observation.reserve_to_keep(policy)

@@ -46,6 +46,8 @@ class ScalingContext:
     """Pods that the service can adopt from a shared reserve, by GPU class."""
     tenant: TenantBound | None = None
     """What the quota of the service's tenant allows; None if there is none."""
+    most_sessions: int | None = None
+    """Sessions that the limits of its tenant allow on the service at once; None: unlimited."""
     start_s: Mapping[str, float] = field(default_factory=dict)
     """90th percentile of the measured starts, of all services, by GPU class."""
 
@@ -100,6 +102,7 @@ def collect(
         leaving_cost=total_cost(leaving, pools),
         share=context.share,
         tenant=context.tenant,
+        most_sessions=context.most_sessions,
     )
     return ScalingInputs(service.autoscaling, observation, context.history, context.at, now)
 

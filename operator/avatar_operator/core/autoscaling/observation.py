@@ -62,6 +62,14 @@ class Observation:
     """None if the service does not share its reserve."""
     tenant: TenantBound | None = None
     """None if the service belongs to no tenant with a quota."""
+    most_sessions: int | None = None
+    """Sessions that the limits of its tenant allow on the service at once; None: unlimited."""
+
+    def admitted(self, callers: int, occupied: int) -> int:
+        """Return how many of further callers may have a session, if `occupied` slots are taken."""
+        if self.most_sessions is None:
+            return callers
+        return min(callers, max(0, self.most_sessions - occupied))
 
     def reserve_to_keep(self, policy: Autoscaling) -> int:
         """Return how many pods of a reserve this service keeps itself."""

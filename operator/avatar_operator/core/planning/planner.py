@@ -234,7 +234,9 @@ def decide_size(service: Service, observed: Observed, stock: Stock, now: float) 
         )
     fleet, adoptable = stock.fleet, len({each.pod.uid for each in stock.claimable})
     if context is not None:
-        context = replace(context, tenant=quotas.bound(observed.tenant, adoptable))
+        most_sessions = None if observed.tenant is None else observed.tenant.most_sessions
+        bound = quotas.bound(observed.tenant, adoptable)
+        context = replace(context, tenant=bound, most_sessions=most_sessions)
     collected = inputs.collect(
         service, fleet.live, fleet.leaving, stock.pools, observed.states, context, now
     )

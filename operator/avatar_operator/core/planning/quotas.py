@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning.scale_up import NewPods
     from avatar_operator.core.resources.service import Service, ServiceKey
-    from avatar_operator.core.resources.tenant import Quota
+    from avatar_operator.core.resources.tenant import Quota, SessionLimits
 
 UNLIMITED: Final = 10**6
 """Pods of a service without a limit on GPUs."""
@@ -86,6 +86,8 @@ class TenantTerms:
     """None if the tenant has no quota."""
     owns_reserve: bool = False
     """Whether the pods of the shared reserve of the service count for the tenant already."""
+    most_sessions: int | None = None
+    """Sessions that the limits of the tenant allow on the service at once; None: unlimited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,16 @@ def share_of(index: int, members: Sequence[Member], quota: Quota) -> QuotaShare:
         others=sum(held) - held[index],
         cost=cost,
     )
+
+
+def most_sessions(limits: SessionLimits, elsewhere: int) -> int | None:
+    """Return how many sessions a tenant may have on a service, None if there is no limit.
+
+    `elsewhere` are its sessions on the other services that belong to it.
+    """
+    left = None if limits.sessions is None else max(0, limits.sessions - elsewhere)
+    bounds = (left, limits.sessions_per_service)
+    return min((each for each in bounds if each is not None), default=None)
 
 
 def restrict(service: Service, terms: TenantTerms | None) -> Service:

@@ -166,12 +166,16 @@ def test_what_a_service_has_to_do_with_a_shared_reserve_is_written_too(keeps: bo
     auto = autoscaling.Autoscaling(1, 9, shared_reserve=True)
     offers = [Offer("c", 4, 9)]
     tenant = TenantBound(7, 7, None if keeps else Decimal("1.50"))
-    seen = Observation([], offers, Demand(waiting=5), share=share, tenant=tenant)
+    most = None if keeps else 12
+    seen = Observation(
+        [], offers, Demand(waiting=5), share=share, tenant=tenant, most_sessions=most
+    )
     answer = inputs.decide(inputs.ScalingInputs(auto, seen, None, 1.0, 2.0))
     line = json.loads(json.dumps(decision_log.DecisionLog().line("acme/a", answer)))
     read = decision_lines.decode(line)
     assert (read.inputs.policy, read.inputs.observation.share) == (auto, share)
     assert read.inputs.observation.tenant == tenant
+    assert read.inputs.observation.most_sessions == most
     (again,) = decision_log.replay([read])
     assert not again.differs
     assert again.result.decision.reserve == (2 if keeps else 0)

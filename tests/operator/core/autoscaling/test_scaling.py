@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,9 @@ from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.autoscaling.observation import Demand, Observation
 from avatar_operator.core.autoscaling.scaling import DecisionReason
 from avatar_operator.core.resources.autoscaling import Autoscaling
+
+if TYPE_CHECKING:
+    from avatar_operator.core.autoscaling.figures import Figures
 
 POLICY = Autoscaling(min_replicas=1, max_replicas=20, free_min=2, free_percent=20)
 
@@ -39,10 +42,11 @@ class Run:
         self.offers: tuple[Offer, ...] = (Offer("rtx-4090", 5, free),)
         self.history: scaling.History | None = None
         self.now = 1000.0
+        self.most_sessions: int | None = None
 
     def decide(self, *pods: Pod, after_s: float = 1.0, demand: Demand = CALM) -> scaling.Decision:
         self.now += after_s
-        observation = Observation(pods, self.offers, demand)
+        observation = Observation(pods, self.offers, demand, most_sessions=self.most_sessions)
         decision = scaling.decide(self.policy, observation, self.history, self.now)
         self.history = decision.history
         return decision
@@ -60,6 +64,48 @@ def test_wanted_slots_are_sessions_waiting_and_headroom() -> None:
 
 def test_headroom_is_the_percentage_of_many_sessions() -> None:
     assert Run().decide(*loads(*[5] * 10)).figures.headroom == 10
+
+
+def burst(run: Run, *sessions: int) -> scaling.Decision:
+    run.decide(*loads(*sessions), demand=Demand(arrived=0, gateways=1))
+    return run.decide(*loads(*sessions), after_s=9.0, demand=Demand(arrived=3, gateways=1))
+
+
+def test_no_headroom_is_kept_for_callers_whom_the_tenant_would_refuse() -> None:
+    assert burst(Run(), 1).pods == 2
+    limited = Run()
+    limited.most_sessions = 3
+    decision = burst(limited, 1)
+    assert (decision.pods, decision.figures.headroom) == (1, 2)
+    full = Run()
+    full.most_sessions = 5
+    assert burst(full, 5).pods == 2  # freeSessions.min is the choice of the owner
+    assert burst(full, 5).figures.headroom == POLICY.free_min
+
+
+@given(
+    arrived=st.integers(0, 200),
+    sessions=st.lists(st.integers(0, 5), min_size=1, max_size=8),
+    most=st.integers(0, 60),
+    waiting=st.integers(0, 10),
+)
+def test_slots_follow_what_the_tenant_may_use_but_never_less_than_its_sessions(
+    arrived: int, sessions: list[int], most: int, waiting: int
+) -> None:
+    def figures(limit: int | None) -> Figures:
+        run = Run()
+        run.most_sessions = limit
+        run.decide(*loads(*sessions), demand=Demand(arrived=0, gateways=1))
+        demand = Demand(waiting, arrived, gateways=1)
+        return run.decide(*loads(*sessions), after_s=9.0, demand=demand).figures
+
+    free, bound = figures(None), figures(most)
+    occupied = sum(sessions) + waiting
+    minimum = max(POLICY.free_min, -(-sum(sessions) * POLICY.free_percent // 100))
+    assert occupied + minimum <= bound.slots <= free.slots
+    assert bound.slots <= max(most, occupied + minimum)
+    if most >= free.slots:
+        assert bound == free
 
 
 def test_headroom_covers_who_comes_while_a_pod_starts() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_operator.core.autoscaling.inputs import ScalingContext
+from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import planner, quota_wishes, quotas
 from avatar_operator.core.planning.quotas import Member, QuotaShare, TenantTerms
@@ -168,6 +169,26 @@ def test_a_service_that_autoscales_stops_at_the_quota_too(make: Make, two_of_fiv
         "AvatarTenant acme may use 8 GPUs (spec.limits.gpus), its other services use 6"
         in finding.message
     )
+
+
+def test_headroom_follows_the_session_limit_of_the_tenant(make: Make, two_of_five: Any) -> None:
+    _, observed = two_of_five
+    service = make.service(autoscaling={"minReplicas": 1, "maxReplicas": 9})
+    tenant = TenantTerms("acme", most_sessions=3)
+    calm = replace(observed, tenant=tenant, scaling_context=ScalingContext(at=1.0))
+    first = planner.plan(service, calm, planner.Options("image"), NOW)
+    assert first.scaling is not None
+    history = first.scaling.decision.history
+    busy = ScalingContext(Demand(arrived=90, gateways=1), history, at=10.0)
+
+    def headroom(tenant: TenantTerms | None) -> int:
+        seen = replace(observed, tenant=tenant, scaling_context=busy)
+        plan = planner.plan(service, seen, planner.Options("image"), NOW)
+        assert plan.decision is not None
+        return plan.decision.figures.headroom
+
+    assert headroom(tenant) == 3
+    assert headroom(None) > 100
 
 
 def test_pods_beyond_a_share_are_given_back_only_without_a_session(
