@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from avatar_runtime.preparation import sources
+from avatar_runtime.preparation.sources import watchdog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,3 +56,14 @@ def test_a_picture_that_takes_too_long_ends_the_process(
 
 def test_a_library_is_never_ended(slow_photo: Path) -> None:
     assert sources.open(slow_photo).info.kind == "photo"
+
+
+def test_no_thread_is_left_of_a_watched_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_on_late", lambda *_: None)
+    before = threading.active_count()
+    for _ in range(100):
+        with watchdog.watching(tmp_path, 60.0):
+            assert threading.active_count() == before + 1
+        assert threading.active_count() == before

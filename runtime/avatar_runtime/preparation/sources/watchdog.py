@@ -38,3 +38,4 @@ def watching(path: Path, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        timer.join()  # so that no thread is left of the block
