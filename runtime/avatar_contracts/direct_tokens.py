@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "ot_"
 TTL_S: Final = 20
 """How long a token is valid. A clock of the pod that is late makes it longer by that time."""
-MAX_CHARACTERS: Final = 2048
+MAX_CHARACTERS: Final = 4096
 _FORM: Final = re.compile(r"ot_([A-Za-z0-9_-]+)\.([0-9a-f]{64})")
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_NAME: Final = 317
@@ -42,6 +42,10 @@ class DirectClaims:
     """32 hexadecimal digits; no other token has it."""
     expires_at: int
     """Seconds since the epoch."""
+    account: str = ""
+    """What gateways know the session by in the usage of the pod (`labels.USAGE_HEADER`)."""
+    max_duration_s: int | None = None
+    """The limit of its tenant (`labels.MAX_DURATION_HEADER`); None without one."""
 
 
 def make(session_token: str, claims: DirectClaims) -> str:
@@ -75,8 +79,12 @@ def _claims(value: object) -> DirectClaims | None:
             "service": str(service),
             "nonce": str(nonce),
             "expires_at": int(expires_at),
+            **more,
         } if _NONCE.fullmatch(nonce) and max(len(pod), len(service)) <= _MAX_NAME:
-            return DirectClaims(pod, service, nonce, expires_at)
+            account, duration_s = more.get("account", ""), more.get("max_duration_s")
+            if not isinstance(account, str) or not isinstance(duration_s, int | None):
+                return None
+            return DirectClaims(pod, service, nonce, expires_at, account, duration_s)
         case _:
             return None
 

@@ -33,6 +33,8 @@ UNKNOWN_CLASS: Final = "-"
 """The GPU class of rejections, and of pods without a class."""
 ALL: Final = "(total)"
 """The tenant of a row of sums; no object can have this name."""
+DIRECT: Final = "direct"
+"""The field of the details that says that no gateway has measured the session."""
 HIGHEST: Final = 2**53
 """Figures are whole numbers up to this one, which Lua can represent."""
 
@@ -74,13 +76,17 @@ class PlacedConnection:
     """When it was placed, milliseconds since the epoch."""
     capacity: int
     """Sessions that the pod could have then; 0 if that was not known."""
+    is_direct: bool = False
+    """Whether the client connects to the pod itself, so that no gateway measures it."""
+    longest_ms: int | None = None
+    """The limit of the tenant; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a pod says of a connection that has ended.
 
-    It counts only if the gateway of the connection has died, since that gateway knows better.
+    It counts only if no gateway knows better: that of the connection has died, or there was none.
     """
 
     record: str
@@ -90,6 +96,12 @@ class Claim:
     """When the connection was placed, milliseconds since the epoch."""
     details: str
     """JSON of further fields of the usage log."""
+    is_direct: bool = False
+    """Whether the client was connected to the pod itself."""
+
+    def as_record(self) -> Record:
+        """Return the record of a connection that no gateway has reported."""
+        return Record(self.record, self.account, self.figures, True, self.details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +124,15 @@ def claim(
 ) -> Claim | None:
     """Return what a pod may claim for a connection; `None` for one of another pod.
 
-    A connection is not longer than the time since it was placed, whatever the pod says.
+    A connection is not longer than the time since it was placed, nor than the limit of its tenant,
+    whatever the pod says.
     """
     if placed.pod_uid != pod_uid:
         return None
-    session_ms = max(0, min(connected_ms, int(now_ms) - placed.at_ms))
+    longest_ms = int(now_ms) - placed.at_ms
+    if placed.longest_ms is not None:
+        longest_ms = min(longest_ms, placed.longest_ms)
+    session_ms = max(0, min(connected_ms, longest_ms))
     figures = of(
         sessions=int(placed.is_new),
         session_ms=session_ms,
@@ -124,8 +140,9 @@ def claim(
     )
     ended_s = round((placed.at_ms + session_ms) / 1000, 3)
     details = {"pod": pod, "started_s": round(placed.at_ms / 1000, 3), "ended_s": ended_s}
+    details |= {DIRECT: True} if placed.is_direct else {}
     text = json.dumps(details, separators=(",", ":"))
-    return Claim(placed.record, placed.account, figures, placed.at_ms, text)
+    return Claim(placed.record, placed.account, figures, placed.at_ms, text, placed.is_direct)
 
 
 def added(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:

@@ -97,7 +97,9 @@ class Gateway:
         self._guard = RequestGuard(authenticator, metrics, audit_log)
         self._opener = SessionOpener(authenticator, self._access, placer, self._leases)
         self._avatars = Avatars(self._guard, self._access, placer)
-        self._direct = Direct(direct_url, self._guard, authenticator, placer, self._admit_direct)
+        self._direct = Direct(
+            direct_url, self._guard, authenticator, placer, self._admit_direct, leases, meter
+        )
         metrics.watch_snapshots(lambda: placer.snapshots.nbytes)
         placer.snapshots.on_evicted = metrics.count_evicted_snapshot
         self.models = Models(self._guard, self._access)

@@ -1,8 +1,9 @@
 """`POST /v1/sessions`: the address of a pod and a token for one session there.
 
 In direct mode, clients reach the pods themselves, for example through a route for each pod, and no
-gateway is between them. The gateway reserves a slot as long as the token is valid. Quotas that
-count sessions or minutes cannot hold without a gateway, so tenants with such limits cannot use it.
+gateway is between them. The gateway reserves a slot as long as the token is valid. The token says
+whom the session counts for and how long it may take, and the pod reports when it ended. How many
+sessions there are is not known before, so that tenants with limits of that cannot use it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.placement import Placer
     from avatar_gateway.serving.request_guard import RequestGuard
+    from avatar_gateway.shared.leases import Leases
+    from avatar_gateway.shared.metering import Meter
 
 PATH: Final = "/v1/sessions"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -46,11 +49,15 @@ class Direct:
         authenticator: Authenticator,
         placer: Placer,
         admit: Callable[[SessionRequest], Awaitable[None]],
+        leases: Leases,
+        meter: Meter | None,
     ) -> None:
         """`url` is the template of `settings.Settings.direct_url`; empty turns direct mode off.
 
         `admit` raises a `Rejection` if no new session may start here now, and counts the arrival.
         """
+        self._leases = leases
+        self._meter = meter
         self._url = url
         self._guard = guard
         self._authenticator = authenticator
@@ -69,6 +76,8 @@ class Direct:
             asked = requests.parse_direct(await read_body(request), principal)
             target = asked.model
             check_limits(principal)
+            if principal.tenant is not None:
+                self._leases.check_month(principal.tenant)
             await self._admit(asked)
             await self._authenticator.count_use(principal)
             made = self._reserve(asked)
@@ -82,11 +91,18 @@ class Direct:
         if not keys:
             raise errors.Rejection("not_ready", "the gateway has no key to make a token with")
         pod = self._placer.reserve(asked, direct_tokens.TTL_S)
+        tenant, account = asked.principal.tenant, ""
+        longest_s = None if tenant is None else tenant.limits.session_s
+        if self._meter is not None:
+            name = asked.principal.tenant_name
+            account = self._meter.offer(name, asked.model, pod, longest_s)
         claims = DirectClaims(
             pod.name,
             asked.model,
             secrets.token_hex(16),
             int(time.time()) + direct_tokens.TTL_S,
+            account,
+            longest_s,
         )
         query = f"?avatar={quote(asked.avatar, safe='')}" if asked.avatar else ""
         _log.info("direct session offered service=%s pod=%s", asked.model, pod.key)
@@ -113,8 +129,6 @@ def check_limits(principal: Principal) -> None:
     for name, value in (
         ("sessions", limits.sessions),
         ("sessionsPerService", limits.sessions_per_service),
-        ("sessionSeconds", limits.session_s),
-        ("minutesPerMonth", limits.minutes_per_month),
     ):
         if value is not None:
             text = f"the tenant has limits.{name}, which direct sessions cannot keep"

@@ -156,6 +156,19 @@ class Leases:
         which, at = self._refused.get(tenant, ("", 0.0))
         return which if which and self._now() - at < REFUSED_S else ""
 
+    def check_month(self, tenant: Tenant) -> None:
+        """Refuse a tenant that has used its minutes of this month, as far as is known here.
+
+        Raises:
+            Rejection: it has.
+        """
+        month_ms, limits = self.seconds_this_month(tenant.name) * 1000, tenant.limits
+        minutes = replace(limits, sessions=None, sessions_per_service=None)
+        refusal = core.exceeded(Usage(month_ms=month_ms), "", minutes)
+        if refusal is not None:
+            self._note_refusal(tenant.name, refusal.which)
+            raise _rejection(refusal, is_alone=False)
+
     def seconds_this_month(self, tenant: str) -> int:
         """Return the time of sessions at all gateways in this calendar month (UTC)."""
         return self.overview.tenants.get(tenant, Usage()).month_ms // 1000

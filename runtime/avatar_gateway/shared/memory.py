@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core.leases import Lease, LeaseTable, QuotaExceeded
 from avatar_gateway.core.usage import Ledger
 from avatar_gateway.core.use_counts import LocalUseCounts
-from avatar_gateway.shared.state import Finished, Overview
+from avatar_gateway.shared.state import CLAIM_AGE_MS, RECORD_KEPT_MS, Finished, Overview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ class MemoryState:
         self._leases = LeaseTable()
         self._ledger = Ledger()
         self._uses = LocalUseCounts(clock)
+        self._direct: OrderedDict[str, float] = OrderedDict()
+        """Direct sessions that were counted, and when, milliseconds since the epoch."""
+        self._unlogged: list[Record] = []
 
     @property
     def name(self) -> SharedStateName:
@@ -80,10 +84,19 @@ class MemoryState:
 
     async def claim_usage(self, claims: Sequence[Claim], now_ms: float) -> None:
         """See `SharedState`; what another gateway had is not counted here."""
+        while self._direct and next(iter(self._direct.values())) < now_ms - RECORD_KEPT_MS:
+            self._direct.popitem(last=False)
+        for each in claims:
+            is_new = each.record not in self._direct and now_ms - each.at_ms < CLAIM_AGE_MS
+            if each.is_direct and is_new:
+                self._direct[each.record] = now_ms
+                self._unlogged.append(each.as_record())
+                await self.report_usage([each.as_record()])
 
     async def close_abandoned(self) -> Sequence[Record]:
-        """See `SharedState`; no other gateway leaves a record here."""
-        return []
+        """See `SharedState`; only direct sessions leave a record here."""
+        found, self._unlogged = self._unlogged, []
+        return found
 
     async def usage(self, since: int, until: int) -> Sequence[HourTotal]:
         """See `SharedState`."""

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,7 @@ from avatar_gateway.core.usage import (
     PlacedConnection,
     Record,
 )
+from avatar_gateway.shared.resent import RESENT_S, Resent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,12 +51,6 @@ MAX_KNOWN_SESSIONS: Final = 8192
 """Sessions whose account is remembered for the figures of their pods."""
 MAX_REJECTED: Final = 1000
 """Accounts whose rejections are counted apart; those of others count for `other`."""
-RESENT_S: Final = 10.0
-"""Age of closed records that are reported again after the server of the state has started.
-
-A server that writes its log once a second may have lost the last two seconds.
-"""
-MAX_RESENT: Final = 20_000
 UNSTARTED_S: Final = 30.0
 """Age of a placed connection that never began, whose record is closed then without figures."""
 OTHER: Final = Account(THE_REST, THE_REST, UNKNOWN_CLASS)
@@ -86,27 +81,6 @@ class Segment:
     def finish(self) -> None:
         """Stop to measure the connection."""
         self.meter.finish(self)
-
-
-class Resent:
-    """What was reported in the last seconds, in case the shared state loses it."""
-
-    def __init__(self) -> None:
-        self._records: deque[tuple[float, Record]] = deque(maxlen=MAX_RESENT)
-        self._claims: deque[tuple[float, Claim]] = deque(maxlen=MAX_RESENT)
-
-    def add(self, now: float, records: Iterable[Record], claims: Iterable[Claim]) -> None:
-        """Remember closed records and claims that were reported."""
-        self._records.extend((now, each) for each in records)
-        self._claims.extend((now, each) for each in claims)
-        for queue in (self._records, self._claims):
-            while queue and queue[0][0] < now - RESENT_S:
-                queue.popleft()
-
-    def since(self, at: float) -> tuple[list[Record], list[Claim]]:
-        """Return what was reported since a time."""
-        records = [each for when, each in self._records if when >= at]
-        return records, [each for when, each in self._claims if when >= at]
 
 
 class Meter:
@@ -175,6 +149,26 @@ class Meter:
         _bound(self._placed, MAX_UNREPORTED)
         _bound(self._own, MAX_UNREPORTED)
         return record, self._texts.seal(placed)
+
+    def offer(self, tenant: str, service: str, pod: Pod, longest_s: int | None) -> str:
+        """Return the text for a client that connects to a pod itself; it may be empty.
+
+        The session counts when the pod has said that it ended, at most `longest_s` seconds.
+        """
+        if self._texts is None:
+            return ""
+        return self._texts.seal(
+            PlacedConnection(
+                record=f"conn_{secrets.token_hex(12)}",
+                pod_uid=pod.uid,
+                account=_account(tenant, service, pod.gpu_class),
+                is_new=True,
+                at_ms=round(self._time_s() * 1000),
+                capacity=self._capacity_of(pod.key),
+                is_direct=True,
+                longest_ms=None if longest_s is None else longest_s * 1000,
+            )
+        )
 
     def withdraw(self, record: str) -> None:
         """Forget a connection that its pod has refused."""
@@ -339,7 +333,7 @@ class Meter:
         self._usage_log.write(map(self._rejection_record, self._rejected))
 
     async def close_abandoned(self) -> None:
-        """Write the records of gateways that have died to the log."""
+        """Write the records of gateways that have died, and of direct sessions, to the log."""
         for _ in range(MAX_ABANDONED_CALLS):
             try:
                 found = await self._state.close_abandoned()
@@ -348,7 +342,17 @@ class Meter:
             if not found:
                 return
             self._usage_log.write(found)
-            _log.info("usage of dead gateways closed records=%d", len(found))
+            self._count_direct(found)
+            _log.info(
+                "usage of other gateways and of direct sessions closed records=%d", len(found)
+            )
+
+    def _count_direct(self, records: Iterable[Record]) -> None:
+        """Add direct sessions to the metrics; a gateway that died had its own ones there."""
+        for each in records if self._metrics is not None else ():
+            if json.loads(each.details or "{}").get(usage.DIRECT):
+                assert self._metrics is not None
+                self._metrics.add(each.account, each.figures)
 
     def _measure(self, segment: Segment) -> None:
         """Bring the figures of an open segment up to date."""

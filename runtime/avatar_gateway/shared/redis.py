@@ -12,7 +12,7 @@ from avatar_gateway.core.leases import TTL_MS, Lease, QuotaExceeded, Usage
 from avatar_gateway.core.tenants import AtMonthlyLimit
 from avatar_gateway.core.usage import FIGURES, HIGHEST, NONE, Account, HourTotal, Record
 from avatar_gateway.shared.connection import MAX_CALLS, load_script
-from avatar_gateway.shared.state import Finished, Overview
+from avatar_gateway.shared.state import CLAIM_AGE_MS, Finished, Overview
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,12 +42,6 @@ KEPT_HOURS: Final = 400 * 24
 """How long the totals of an hour are kept."""
 ABANDONED_MS: Final = 60_000
 """A record that nobody has reported for so long belongs to a gateway that has died."""
-
-CLAIM_AGE_MS: Final = 12 * 3_600_000
-"""Age of a connection from which on a claim counts only if its record is known.
-
-Records are kept for a day, so that a pod cannot repeat a claim after that.
-"""
 
 _REPORT_USAGE, _CLAIM_USAGE, _CLOSE_ABANDONED = map(
     load_script, ("report_usage", "claim_usage", "close_abandoned")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from avatar_gateway.core.leases import Lease, QuotaExceeded, Usage
     from avatar_gateway.core.tenants import TenantLimits
     from avatar_gateway.core.usage import Claim, HourTotal, Record
+
+RECORD_KEPT_MS: Final = 24 * 3_600_000
+"""How long a state knows the records that are closed."""
+CLAIM_AGE_MS: Final = RECORD_KEPT_MS // 2
+"""Age of a connection from which on a claim counts only if its record is known.
+
+So a pod cannot repeat a claim after its record was forgotten.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -50,6 +51,8 @@ class UsageAccounts:
             placed.at_ms,
             placed.capacity,
         ]
+        if placed.is_direct:
+            fields += [1, placed.longest_ms]
         return ciphers.encrypt(json.dumps(fields, separators=(",", ":")).encode()).decode()
 
     def open(self, text: str) -> PlacedConnection | None:
@@ -71,9 +74,16 @@ class UsageAccounts:
                 int(is_new),
                 int(at_ms),
                 int(capacity),
+                *direct,
             ] if _RECORD.fullmatch(record):
                 account = Account(tenant, service, gpu_class)
-                return PlacedConnection(record, pod_uid, account, bool(is_new), at_ms, capacity)
+                placed = PlacedConnection(record, pod_uid, account, bool(is_new), at_ms, capacity)
+                match direct:
+                    case []:
+                        return placed
+                    case [1, int() | None as longest_ms]:
+                        return replace(placed, is_direct=True, longest_ms=longest_ms)
+                return None
             case _:
                 return None
 

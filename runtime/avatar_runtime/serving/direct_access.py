@@ -25,6 +25,7 @@ _TRUSTED_HEADERS: Final = frozenset(
         labels.CONNECTION_HEADER,
         labels.USAGE_HEADER,
         labels.SERVICE_HEADER,
+        labels.MAX_DURATION_HEADER,
     )
 )
 """What only a gateway may say."""
@@ -89,7 +90,13 @@ def as_session_request(request: SessionRequest, claims: DirectClaims) -> Session
         for name, value in request.headers.items()
         if name not in _TRUSTED_HEADERS and name != "origin"
     }
-    return replace(request, headers={**kept, labels.SERVICE_HEADER.lower(): claims.service})
+    said = {labels.SERVICE_HEADER: claims.service}
+    if claims.account:
+        said[labels.USAGE_HEADER] = claims.account
+    if claims.max_duration_s is not None:
+        said[labels.MAX_DURATION_HEADER] = str(claims.max_duration_s)
+    headers = {**kept, **{name.lower(): value for name, value in said.items()}}
+    return replace(request, headers=headers)
 
 
 def _presented(request: SessionRequest) -> str | None:

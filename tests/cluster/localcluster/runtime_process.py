@@ -47,9 +47,11 @@ class Runtime:
         """Return the resident memory of the process."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE / 2**20
 
-    def state(self) -> dict[str, Any]:
-        """Return the state document that the operator reads."""
-        with urllib.request.urlopen(f"{self.admin}/control/v1/state", timeout=30) as answer:
+    def state(self, token: str = "") -> dict[str, Any]:
+        """Return the state document that the operator reads; `token` is the state token if any."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        request = urllib.request.Request(f"{self.admin}/control/v1/state", headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return dict(json.load(answer))
 
     def metrics(self) -> Mapping[str, float]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
-from avatar_contracts.direct_tokens import TTL_S, read
+from avatar_contracts.direct_tokens import MAX_CHARACTERS, TTL_S, DirectClaims, make, read
 from avatar_contracts.tokens import gateway_key, session_token
 from avatar_gateway import errors
+from avatar_gateway.core import usage
 from avatar_gateway.core.tenants import PLATFORM, Principal, Tenant, TenantLimits
+from avatar_gateway.core.usage import Record
+from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.direct import check_limits
+from avatar_gateway.shared.leases import Leases
+from avatar_gateway.shared.memory import MemoryState
+from avatar_gateway.shared.metering import Meter
+from avatar_gateway.shared.usage_accounts import UsageAccounts
+from avatar_gateway.shared.usage_log import UsageLog
+from avatar_gateway.tenant_registry import TenantRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,13 +94,8 @@ async def test_direct_mode_is_off_by_default(gateway: Any) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [
-        TenantLimits(sessions=5),
-        TenantLimits(sessions_per_service=5),
-        TenantLimits(session_s=60),
-        TenantLimits(minutes_per_month=5),
-    ],
-    ids=["sessions", "sessions per service", "duration", "minutes"],
+    [TenantLimits(sessions=5), TenantLimits(sessions_per_service=5)],
+    ids=["sessions", "sessions per service"],
 )
 def test_a_tenant_with_limits_of_sessions_cannot_use_it(limits: TenantLimits) -> None:
     with pytest.raises(errors.Rejection, match="direct sessions cannot keep"):
@@ -100,3 +105,47 @@ def test_a_tenant_with_limits_of_sessions_cannot_use_it(limits: TenantLimits) ->
 def test_other_callers_can_use_it() -> None:
     check_limits(PLATFORM)
     check_limits(Principal(Tenant("a")))
+    check_limits(Principal(Tenant("a", TenantLimits(session_s=60, minutes_per_month=5))))
+
+
+async def test_the_token_has_the_account_and_the_limit_of_the_tenant(
+    make_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = Tenant("acme", TenantLimits(session_s=60, minutes_per_month=1))
+
+    async def authenticate(*_: object) -> Principal:
+        return Principal(tenant)
+
+    monkeypatch.setattr(Authenticator, "authenticate", authenticate)
+    monkeypatch.setattr(TenantRegistry, "permits", lambda *_: True)
+    now = asyncio.get_running_loop().time
+    state, texts = MemoryState(time), UsageAccounts(lambda: ["a-gateway-key"])
+    meter = Meter(state, UsageLog(""), "g1", lambda _: 4, now, time, accounts=texts)
+    leases = Leases(state, "g1", now)
+    async with make_gateway(direct_url=URL, leases=leases, meter=meter) as gateway:
+        await gateway.pod("p1", capacity=4)
+        status, made = await _post(gateway, {"model": "acme/concierge"})
+        assert status == 201
+        claims = read(made["token"], ACCEPTED)
+        assert claims is not None
+        assert claims.max_duration_s == 60
+        placed = texts.open(claims.account)
+        assert placed is not None
+        assert (placed.account.tenant, placed.account.service) == ("acme", "acme/concierge")
+        assert (placed.is_direct, placed.longest_ms) == (True, 60_000)
+        (pod,) = gateway.registry.pods.values()
+        assert placed.pod_uid == pod.uid
+
+        used = Record("conn_1", placed.account, usage.of(session_ms=60_000), is_closed=True)
+        await state.report_usage([used])
+        await leases.report()
+        status, refused = await _post(gateway, {"model": "acme/concierge"})
+        assert (status, refused["error"]["code"]) == (429, "quota_exceeded")
+        assert refused["error"]["param"] == "minutesPerMonth"
+
+
+def test_the_longest_names_fit_in_a_token() -> None:
+    claims = DirectClaims("p" * 253, "n" * 63 + "/" + "s" * 253, "0" * 32, 2**32, "a" * 1024, 86400)
+    token = make("a-session-token", claims)
+    assert read(token, ["a-session-token"]) == claims
+    assert len(token) <= MAX_CHARACTERS

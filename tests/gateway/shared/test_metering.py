@@ -25,7 +25,8 @@ from avatar_gateway.shared import metering, usage_log
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.metering import Meter
-from avatar_gateway.shared.redis import ABANDONED_MS, CLAIM_AGE_MS, RedisState
+from avatar_gateway.shared.redis import ABANDONED_MS, RedisState
+from avatar_gateway.shared.state import CLAIM_AGE_MS
 from avatar_gateway.shared.usage_accounts import UsageAccounts
 from avatar_gateway.shared.usage_log import UsageLog
 
@@ -257,6 +258,52 @@ async def test_a_pod_cannot_claim_more_than_its_living_gateway_has_measured(
     await claim(10**9, pod())
     await age_records(redis_server)
     assert await claim(0, pod()) == 8000  # its record may be forgotten: it would count twice
+    await connection.close()
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["redis", "memory"])
+async def test_a_direct_session_counts_once_however_many_gateways_hear_of_it(
+    shares: bool, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    connection, clock = redis_server.connection(), Clock(time.time())
+    state: SharedState = RedisState(connection) if shares else MemoryState(lambda: clock.now)
+    texts, log = UsageAccounts(lambda: ["a-gateway-key"]), tmp_path / "usage.log"
+    meters = [
+        Meter(
+            state, UsageLog(str(log)), "g", lambda _: 4, lambda: clock.now, lambda: clock.now,
+            accounts=texts,
+        )
+        for _ in range(2 if shares else 1)
+    ]  # fmt: skip
+
+    async def report(text: str, connected_ms: int, source: Pod) -> dict[Account, tuple[int, ...]]:
+        line = {"sessions": [], "connections": [{"account": text, "connected_ms": connected_ms}]}
+        for meter in meters:
+            meter.on_line(source, line, 0.0)
+            await meter.report()
+        await age_records(redis_server)
+        for meter in meters:
+            await meter.close_abandoned()
+        return dict(sums(await state.usage(*AROUND_NOW)))
+
+    text = meters[0].offer("acme", "acme/s", pod(), longest_s=60)
+    clock.now += 8
+    assert await report(text, 5_000, pod("p2")) == {}  # of another pod
+    used = usage.of(sessions=1, session_ms=5000, gpu_ms=1250)
+    expected = {Account("acme", "acme/s", "-"): used}
+    assert await report(text, 5_000, pod()) == expected
+    clock.now += 100
+    assert await report(text, 50_000, pod()) == expected
+    (entry,) = map(json.loads, log.read_text().splitlines())
+    assert (entry["tenant"], entry["direct"], entry["pod"]) == ("acme", True, "acme/p1")
+
+    text = meters[-1].offer("acme", "acme/s", pod(), longest_s=60)
+    clock.now += 1000
+    (total,) = (await report(text, 10**9, pod())).values()
+    assert total == usage.of(sessions=2, session_ms=65_000, gpu_ms=16_250)  # its limit
+    text = meters[0].offer("acme", "acme/s", pod(), longest_s=None)
+    clock.now += CLAIM_AGE_MS / 1000
+    assert list((await report(text, 10**9, pod())).values()) == [total]
     await connection.close()
 
 

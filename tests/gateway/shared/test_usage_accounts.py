@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from cryptography.fernet import Fernet
@@ -28,6 +29,13 @@ def test_every_gateway_reads_what_one_has_made_also_during_a_rotation() -> None:
     assert UsageAccounts(lambda: ["second-key"]).open(other.seal(PLACED)) == PLACED
     keys.pop()
     assert other.open(text) is None
+
+
+@pytest.mark.parametrize("longest_ms", [None, 60_000])
+def test_the_text_of_a_direct_session_has_its_limit(longest_ms: int | None) -> None:
+    placed = replace(PLACED, is_direct=True, longest_ms=longest_ms)
+    accounts = UsageAccounts(lambda: ["a-key"])
+    assert accounts.open(accounts.seal(placed)) == placed
 
 
 def test_a_pod_can_send_it_back_and_does_not_learn_the_tenant() -> None:

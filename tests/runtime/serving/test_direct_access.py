@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING
 
@@ -105,6 +107,29 @@ def test_a_client_cannot_say_what_only_a_gateway_may_say() -> None:
     }
     cleaned = as_session_request(SessionRequest({}, headers, ()), _claims())
     assert cleaned.headers == {"user-agent": "browser", "avatar-service": "acme/renamed"}
+
+
+def test_the_token_says_whom_a_session_counts_for_and_how_long_it_may_take() -> None:
+    headers = {"avatar-usage": "another", "avatar-max-duration": "9999"}
+    request = SessionRequest({}, headers, ())
+    claims = replace(_claims(), account="an-account", max_duration_s=60)
+    assert as_session_request(request, claims).headers == {
+        "avatar-service": "acme/renamed",
+        "avatar-usage": "an-account",
+        "avatar-max-duration": "60",
+    }
+    assert as_session_request(request, _claims()).headers == {"avatar-service": "acme/renamed"}
+
+
+async def test_the_limit_of_the_tenant_ends_a_direct_session(serve: Serve) -> None:
+    token = make(KEY, replace(_claims(), account="an-account", max_duration_s=1))
+    async with (
+        serve(AVATAR_SESSION_TOKEN=KEY) as served,
+        served.client(additional_headers=_headers(token)) as client,
+    ):
+        async with asyncio.timeout(20):
+            await client.socket.wait_closed()
+        await served.eventually(lambda: served.runtime.slots.sessions == 0, "ended")
 
 
 def test_used_tokens_are_remembered_until_they_expire(monkeypatch: pytest.MonkeyPatch) -> None:
