@@ -101,6 +101,19 @@ def test_common_labels_and_annotations_are_on_every_object(everything: list[Mani
     assert hooks == {None, "test", "pre-upgrade", "pre-delete", "post-delete"}
 
 
+def test_every_container_has_bounds_of_its_storage(everything: list[Manifest]) -> None:
+    containers = [
+        each
+        for template in pod_templates(shipped(everything))
+        for each in template["spec"]["containers"]
+        if each["name"] != "beside"
+    ]
+    assert len(containers) >= 6
+    for each in containers:
+        for bound in ("requests", "limits"):
+            assert "ephemeral-storage" in each["resources"][bound], each["name"]
+
+
 def test_common_annotations_cannot_make_hooks_of_all_objects(helm: Any) -> None:
     with pytest.raises(Exception, match=r"commonAnnotations contains helm\.sh/hook, must not"):
         helm.template({"commonAnnotations": {"helm.sh/hook": "pre-install"}})

@@ -184,7 +184,11 @@ def test_the_operator_may_write_policies_only_if_it_creates_some(helm: Any) -> N
 
 
 def test_without_policies_the_operator_creates_none(defaults: list[dict[str, Any]]) -> None:
-    assert not [item for item in defaults if item["kind"] == "NetworkPolicy"]
+    (policy,) = [item for item in defaults if item["kind"] == "NetworkPolicy"]
+    spec = policy["spec"]
+    assert (spec["policyTypes"], spec.get("ingress")) == (["Ingress"], None)
+    (chosen,) = spec["podSelector"]["matchExpressions"]
+    assert set(chosen["values"]) == {"crds", "cleanup", "test"}
     settings = avatar_operator.settings.from_env(environment(defaults, "operator"))
     assert settings.pods.network_rules is None
 

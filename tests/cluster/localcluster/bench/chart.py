@@ -1,8 +1,9 @@
-"""Checks every rendering of the chart against the schemas of Kubernetes releases, and by checkov.
+"""Checks every rendering of the chart against the schemas of Kubernetes releases and by linters.
 
 The schemas are in the Go module of each release (api/openapi-spec/swagger.json). A field that the
-release does not know is a fault. Objects of other projects are counted, not checked. checkov is
-run if `--checkov` names it. It exits with 1 if a rendering has a fault.
+release does not know is a fault. Objects of other projects are counted, not checked. checkov and
+kube-score are run if `--checkov` and `--kube-score` name them. It exits with 1 if a rendering has
+a fault.
 """
 
 from __future__ import annotations
@@ -156,6 +157,20 @@ def check_with(checkov: Path, objects: Sequence[Manifest]) -> dict[str, Any]:
     }
 
 
+def score_with(kube_score: Path, objects: Sequence[Manifest]) -> Sequence[str]:
+    """Return the critical findings of kube-score, each with its object."""
+    done = subprocess.run(
+        [kube_score, "score", "-", "-o", "ci"],
+        input=yaml.safe_dump_all(objects),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{kube_score} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return sorted(line for line in done.stdout.splitlines() if line.startswith("[CRITICAL]"))
+
+
 def main() -> int:
     """Run the checks and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -168,6 +183,7 @@ def main() -> int:
         help="keeps the downloads. Temporary if missing.",
     )
     parser.add_argument("--checkov", type=Path, metavar="FILE")
+    parser.add_argument("--kube-score", type=Path, metavar="FILE")
     options = parser.parse_args()
     found = renderings()
     document: dict[str, Any] = {
@@ -193,6 +209,10 @@ def main() -> int:
             "defaults": check_with(options.checkov, found["defaults"]),
             "defaults_without_hooks": check_with(options.checkov, without_hooks),
             "hardened": check_with(options.checkov, found["hardened"]),
+        }
+    if options.kube_score:
+        document["kube_score_critical"] = {
+            name: score_with(options.kube_score, objects) for name, objects in found.items()
         }
     record.write(options.out, 0, "none", document)
     return int(any(any(each.values()) for each in document["faults"].values()))
