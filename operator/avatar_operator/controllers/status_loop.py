@@ -60,6 +60,7 @@ class StatusLoop:
         self._timer: asyncio.TimerHandle | None = None
         self._writes: dict[str, asyncio.Task[None]] = {}  # by UID of the object
         self._failures: dict[str, _Failures] = {}  # by UID of the object
+        self._slots = asyncio.Semaphore(MAX_WRITES)
         self._checks_after_write = False
 
     def wake(self) -> None:
@@ -102,7 +103,7 @@ class StatusLoop:
 
     def may_start(self, uid: str) -> bool:
         """Return whether a write of an object may start now; otherwise check again when it may."""
-        if uid in self._writes or len(self._writes) >= MAX_WRITES:
+        if uid in self._writes:
             self._checks_after_write = True
             return False
         failures = self._failures.get(uid)
@@ -114,12 +115,16 @@ class StatusLoop:
         return wait_s <= 0
 
     def start(self, uid: str, write: Awaitable[None]) -> None:
-        """Start the write of one object, for which `may_start` returned True."""
+        """Start the write of one object, for which `may_start` returned True.
+
+        It waits until fewer than `MAX_WRITES` others run.
+        """
         self._writes[uid] = self._group.create_task(self._write(uid, write))
 
     async def _write(self, uid: str, write: Awaitable[None]) -> None:
         try:
-            await write
+            async with self._slots:
+                await write
             self._failures.pop(uid, None)
         except AvatarOperatorError as error:
             _log.warning("cannot write the status of a %s fault=%s", self._kind, error)
