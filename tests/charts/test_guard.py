@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+
+from avatar_operator.core.resources import annotations
 
 pytestmark = pytest.mark.slow
 Manifest = dict[str, Any]
@@ -92,3 +95,13 @@ def test_the_operator_is_restricted_to_its_own_objects(helm: Any, values: Manife
 def test_the_restriction_of_the_operator_can_be_left_out(helm: Any) -> None:
     objects = helm.template({"guard": {"limitOperator": False}})
     assert policies(objects, "-operator-limits") == {}
+
+
+def test_the_policy_knows_the_annotations_of_services(defaults: list[Manifest]) -> None:
+    spec = policies(defaults, "operator-annotations")["ValidatingAdmissionPolicy"]["spec"]
+    (wrong,) = (each["expression"] for each in spec["variables"] if each["name"] == "wrong")
+    known = json.dumps(list(annotations.SERVICE_FLAGS), separators=(",", ":"))
+    assert f"name in {known} &&" in wrong
+    for suffix in ("operator-annotations", "pod-annotations"):
+        binding = policies(defaults, suffix)["ValidatingAdmissionPolicyBinding"]["spec"]
+        assert binding["validationActions"] == ["Warn"]

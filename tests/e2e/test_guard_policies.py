@@ -105,6 +105,49 @@ async def test_only_the_operator_marks_pods_as_live(guarded: ControlPlane) -> No
     assert await refusal(guarded, ADMIN, "label", "pod", "own", f"{LIVE}-") == ""
 
 
+@pytest.mark.parametrize(
+    ("annotations", "warning"),
+    [
+        ({"paused": "true", "freeze": "false"}, ""),
+        ({"paused": "yes"}, 'avatar.musetalk.io/paused is "yes" and is ignored, must be true or'),
+        ({"freeze": "x" * 200}, 'freeze is "' + "x" * 64 + '" and is ignored'),
+        (
+            {"pause": "true"},
+            "pause is ignored: an AvatarService has only paused, freeze, pause-sca",
+        ),
+        ({"drain": "true"}, "(drain is an annotation of a pod)"),
+    ],
+    ids=["right", "value", "long", "name", "drain"],
+)
+async def test_a_wrong_annotation_of_a_service_is_warned_about(
+    guarded: ControlPlane, annotations: dict[str, str], warning: str
+) -> None:
+    body = {
+        "apiVersion": "avatar.musetalk.io/v1alpha1",
+        "kind": "AvatarService",
+        "metadata": {
+            "generateName": "noted-",
+            "annotations": {f"avatar.musetalk.io/{key}": text for key, text in annotations.items()},
+        },
+        "spec": {"replicas": 0},
+    }
+    before = await guarded.kubectl("get", "avs", "-n", TENANT, "-o", "name")
+    said = await refusal(guarded, ADMIN, "create", "--warnings-as-errors", "-f", "-", body=body)
+    assert (warning in said) if warning else said == ""
+    after = await guarded.kubectl("get", "avs", "-n", TENANT, "-o", "name")
+    assert len(after.split()) == len(before.split()) + 1  # nothing is refused
+
+
+async def test_a_wrong_annotation_of_a_pod_is_warned_about(guarded: ControlPlane) -> None:
+    body = pod("noted", owners=())
+    body["metadata"]["labels"]["avatar.musetalk.io/service"] = "concierge"
+    assert await refusal(guarded, ADMIN, "create", "-f", "-", body=body) == ""
+    annotate = ("annotate", "pod", "noted", "--warnings-as-errors", "--overwrite")
+    said = await refusal(guarded, ADMIN, *annotate, "avatar.musetalk.io/drain=yes")
+    assert "avatar.musetalk.io/drain is ignored, must be true or false" in said
+    assert await refusal(guarded, ADMIN, *annotate, "avatar.musetalk.io/drain=true") == ""
+
+
 @pytest.mark.parametrize("owners", OTHER_OWNERS.values(), ids=OTHER_OWNERS.keys())
 async def test_a_live_pod_that_no_service_controls_can_be_deleted(
     guarded: ControlPlane, owners: list[dict[str, Any]]
