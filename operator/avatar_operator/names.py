@@ -246,6 +246,7 @@ class Reason(Enum):
     NO_SERVICE = "NoService"
     NO_CREDENTIAL = "NoCredential"
     KEYS_USABLE = "KeysUsable"
+    KEYS_EXPIRE_SOON = "KeysExpireSoon"
     KEYS_UNUSABLE = "KeysUnusable"
     KEYS_NOT_CONFIGURED = "KeysNotConfigured"
     KEY_SETS_FETCHED = "KeySetsFetched"

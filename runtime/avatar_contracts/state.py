@@ -101,6 +101,8 @@ class TenantKeys(TypedDict):
 
     valid: int
     """API keys that are accepted now."""
+    valid_until: int
+    """When the last of them ends, seconds since 1970; 0 if one of them has no end."""
     problem: str
     """Why an API key cannot be used; empty if all can."""
     issuers_problem: str

@@ -286,9 +286,11 @@ class TenantRegistry:
         """Return what the state document says of the credentials of a tenant."""
         found = self._tenants[tenant]
         secrets = [self._secrets[name] for name in self._owned(found)]
-        keys = [key for secret in secrets for key in secret.keys.values()]
+        keys = [key for secret in secrets for key in secret.keys.values() if key.is_current(now)]
+        ends = [key.not_after for key in keys if key.not_after is not None]
         return {
-            "valid": sum(key.is_current(now) for key in keys),
+            "valid": len(keys),
+            "valid_until": int(max(ends)) if ends and len(ends) == len(keys) else 0,
             "problem": "; ".join(self._problems(found))[:_MAX_PROBLEM],
             "issuers_problem": "; ".join(self._issuer_problems(found))[:_MAX_PROBLEM],
         }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from avatar_operator.core.resources import annotations
+from avatar_operator.core.resources import annotations as annotation_rules
 
 pytestmark = pytest.mark.slow
 Manifest = dict[str, Any]
@@ -100,7 +100,7 @@ def test_the_restriction_of_the_operator_can_be_left_out(helm: Any) -> None:
 def test_the_policy_knows_the_annotations_of_services(defaults: list[Manifest]) -> None:
     spec = policies(defaults, "operator-annotations")["ValidatingAdmissionPolicy"]["spec"]
     (wrong,) = (each["expression"] for each in spec["variables"] if each["name"] == "wrong")
-    known = json.dumps(list(annotations.SERVICE_FLAGS), separators=(",", ":"))
+    known = json.dumps(list(annotation_rules.SERVICE_FLAGS), separators=(",", ":"))
     assert f"name in {known} &&" in wrong
     for suffix in ("operator-annotations", "pod-annotations"):
         binding = policies(defaults, suffix)["ValidatingAdmissionPolicyBinding"]["spec"]

@@ -96,6 +96,17 @@ def test_a_key_ends_at_its_time(registry: TenantRegistry) -> None:
     assert registry.is_revoked(principal(registry, "acme", key_of(1)[0]), 100)
     assert registry.report("acme", 99)["valid"] == 1
     assert registry.report("acme", 100)["valid"] == 0
+    assert registry.report("acme", 99)["valid_until"] == 100
+    assert registry.report("acme", 100)["valid_until"] == 0
+
+
+def test_keys_end_when_the_last_of_them_ends(registry: TenantRegistry) -> None:
+    registry.set_tenant(body("acme", "acme-keys", "more-keys"))
+    registry.set_secret("acme-keys", secret(1, not_after=100))
+    registry.set_secret("more-keys", secret(2, not_after=200))
+    assert registry.report("acme", 99)["valid_until"] == 200
+    registry.set_secret("more-keys", secret(2))
+    assert registry.report("acme", 99)["valid_until"] == 0  # one has no end
 
 
 def test_a_new_tenant_does_not_take_the_keys_of_an_older_one(registry: TenantRegistry) -> None:
@@ -106,6 +117,7 @@ def test_a_new_tenant_does_not_take_the_keys_of_an_older_one(registry: TenantReg
     assert found[0].name == "acme"
     assert registry.report("aaa", 0) == {
         "valid": 0,
+        "valid_until": 0,
         "problem": "Secret acme-keys belongs to the older AvatarTenant acme",
         "issuers_problem": "",
     }

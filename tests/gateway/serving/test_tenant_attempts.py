@@ -629,10 +629,11 @@ async def test_the_state_document_counts_what_a_tenant_has_here(world: World) ->
         "seconds_this_month": 0,
         "keys": {
             "valid": 1,
+            "valid_until": 0,
             "problem": "Secret keys/more does not exist",
             "issuers_problem": "",
         },
         "limited_by": "",
     }
-    keys = {"valid": 1, "problem": "", "issuers_problem": ""}
+    keys = {"valid": 1, "valid_until": 0, "problem": "", "issuers_problem": ""}
     assert document["tenants"]["globex"]["keys"] == keys

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 MAX_TENANTS: Final = 20_000
 """Tenants that are read from one document."""
 MOST_SECONDS: Final = 10**12
+LATEST_TIME: Final = 253_402_300_799
+"""The end of the year 9999, seconds since 1970."""
 LONGEST_NAME: Final = 63
 LONGEST_PROBLEM: Final = 1000
 """Characters of a problem that a status repeats."""
@@ -32,6 +34,8 @@ class TenantReport:
     seconds_this_month: int = 0
     """Of all gateways."""
     valid_keys: int = 0
+    keys_end_at: int = 0
+    """When the last valid key ends, seconds since 1970; 0 if one has no end, or is not known."""
     keys_problem: str = ""
     """Why an API key cannot be used; empty if all can."""
     issuers_problem: str = ""
@@ -65,6 +69,7 @@ def parse_tenants(document: Mapping[str, object]) -> TenantReports:
             waiting=fields.integer("waiting", 0, 0, MOST),
             seconds_this_month=fields.integer("seconds_this_month", 0, 0, MOST_SECONDS),
             valid_keys=keys.integer("valid", 0, 0, MOST),
+            keys_end_at=keys.integer("valid_until", 0, 0, LATEST_TIME),
             keys_problem=keys.text("problem")[:LONGEST_PROBLEM],
             issuers_problem=keys.text("issuers_problem")[:LONGEST_PROBLEM],
             limited_by=fields.one_of("limited_by", "", ("", *SESSION_LIMITS)),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.tenant import Tenant
     from avatar_operator.core.resources.tenant_report import TenantReport
 
+EXPIRY_NOTICE_S: Final = 7 * 86_400.0
+"""How long before the last API key of a tenant ends the condition says so."""
 _NAMED: Final = 3  # services that a message names
 _LIMITS: Final = {
     "minutesPerMonth": Reason.MINUTES_PER_MONTH,
@@ -70,7 +72,7 @@ def build(
     """Return the status of a tenant; `now` is in seconds since 1970."""
     findings = (
         _ready(tenant, use),
-        _keys_valid(tenant, use),
+        _keys_valid(tenant, use, now),
         _issuers_available(tenant, use),
         _quota_exceeded(tenant, use),
     )
@@ -122,7 +124,7 @@ def _ready(tenant: Tenant, use: TenantUse) -> Finding:
     return Finding(Condition.READY, True, Reason.SERVICES_AVAILABLE, message)
 
 
-def _keys_valid(tenant: Tenant, use: TenantUse) -> Finding:
+def _keys_valid(tenant: Tenant, use: TenantUse, now: float) -> Finding:
     condition = Condition.KEYS_VALID
     problems = sorted({report.keys_problem for report in use.reports} - {""})
     if problems:
@@ -138,7 +140,11 @@ def _keys_valid(tenant: Tenant, use: TenantUse) -> Finding:
     if not fewest:
         message = f"no key in {text.count(tenant.secrets, 'Secret')} of spec.apiKeys is valid"
         return Finding(condition, False, Reason.KEYS_UNUSABLE, message)
-    return Finding(condition, True, Reason.KEYS_USABLE, f"{text.count(fewest, 'key')} can be used")
+    message, reason = f"{text.count(fewest, 'key')} can be used", Reason.KEYS_USABLE
+    if ends := [report.keys_end_at for report in use.reports if report.keys_end_at]:
+        message += f", none of them after {text.rfc3339(min(ends))}"
+        reason = Reason.KEYS_EXPIRE_SOON if min(ends) - now <= EXPIRY_NOTICE_S else reason
+    return Finding(condition, True, reason, message)
 
 
 def _issuers_available(tenant: Tenant, use: TenantUse) -> Finding:

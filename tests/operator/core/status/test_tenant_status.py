@@ -65,6 +65,18 @@ def test_gateways_are_summed_and_the_month_is_that_of_all(make: Make) -> None:
             ("False", "KeysUnusable", "Secret keys/acme is missing"),
         ),
         (
+            KEYS,
+            TenantUse((GOOD, TenantReport(valid_keys=1, keys_end_at=int(NOW) + 7 * 86_400))),
+            "KeysValid",
+            ("True", "KeysExpireSoon", "1 key can be used, none of them after 20"),
+        ),
+        (
+            KEYS,
+            TenantUse((TenantReport(valid_keys=1, keys_end_at=int(NOW) + 7 * 86_400 + 1),)),
+            "KeysValid",
+            ("True", "KeysUsable", "1 key can be used, none of them after 20"),
+        ),
+        (
             KEYS | JWT,
             TenantUse((TenantReport(valid_keys=2, issuers_problem="issuer a: away"),)),
             "KeysValid",
@@ -118,7 +130,8 @@ def test_gateways_are_summed_and_the_month_is_that_of_all(make: Make) -> None:
     ],
     ids=[
         "no service", "no credential", "no valid key", "no keys", "silent", "empty Secret",
-        "problem", "issuer away, keys", "issuer away", "issuer", "issuer silent", "no issuer",
+        "problem", "ends soon", "ends later", "issuer away, keys", "issuer away", "issuer",
+        "issuer silent", "no issuer",
         "sessions", "per service", "minutes", "gpus", "cost", "shared state",
     ],
 )  # fmt: skip
@@ -161,9 +174,10 @@ def test_a_wrong_tenant_keeps_its_figures_and_says_what_is_wrong() -> None:
         {"seconds_this_month": 10**13},
         {"keys": []},
         {"keys": {"valid": 1.5}},
+        {"keys": {"valid_until": 10**15}},
         {"limited_by": "everything"},
     ],
-    ids=["number", "negative", "flag", "text", "large", "list", "fraction", "limit"],
+    ids=["number", "negative", "flag", "text", "large", "list", "fraction", "time", "limit"],
 )
 def test_a_wrong_report_is_left_out(reported: object) -> None:
     found = parse_tenants({"tenants": {"acme": reported, "globex": {}, "a" * 64: {}}})
