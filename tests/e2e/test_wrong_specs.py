@@ -1063,7 +1063,7 @@ def body(kind: str, spec: Spec, name: str = "probe") -> Spec:
 def message(answer: httpx.Response) -> str:
     assert answer.status_code in (400, 422), answer.text
     text: str = answer.json()["message"]
-    return text
+    return text.replace("may not be longer than", "may not be more than")  # words of older releases
 
 
 def names(field: str, text: str) -> bool:
