@@ -100,5 +100,5 @@ async def test_a_notice_that_cannot_run_stops_no_uninstall(tmp_path: Path) -> No
         await cluster.kubectl("create", "quota", "none", "--hard=pods=0", *where)
         with pytest.raises(errors.CommandFailed, match=r"with 1 error.*cleanup not ready"):
             await cluster.helm("uninstall", "probe", *where)
-        assert await cluster.helm("list", "--all", "--short", *where) == ""
+        assert await cluster.helm("list", "--short", *where) == ""
         assert await cluster.kubectl("get", "deployments", *where, "-o", "name") == ""

@@ -263,6 +263,9 @@ class NonReadingClient:
             b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):  # a client sends nothing before it is accepted
+            answer += self.socket.recv(1) or pytest.fail(f"refused: {answer!r}")
 
     def send(self, kind: str, **fields: Any) -> None:
         text = json.dumps({"type": kind, **fields}).encode()
