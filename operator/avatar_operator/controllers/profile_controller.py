@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from avatar_operator.controllers.status_loop import StatusLoop
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.gpus import calibration, node_classes
 from avatar_operator.core.status import profile_status
-from avatar_operator.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -46,7 +46,6 @@ class ProfileController:
         self._api = api
         self._store = store
         self._states = states
-        self._claims = claims
         self._observe = observe
         self._curves: dict[str, Curve] = {}  # by UID of the pod that measured it
         self._loop = StatusLoop("profile", self._check_all, leads, claims)
@@ -90,16 +89,11 @@ class ProfileController:
                 self._loop.start(body.uid, self._write(profile.name, body, status))
 
     async def _write(self, name: str, body: ProfileBody, status: Body) -> None:
-        if not await self._loop.may_write(body.status):
-            return
-        status["operator"] = self._claims.own
-        try:
-            response = await self._api.apply_profile_status(name, body.uid, body.version, status)
-        except (Conflict, NotFound) as error:
-            _log.info("profile was changed or deleted profile=%s fault=%s", name, error)
-            return  # its event wakes the controller again
-        _log.info("profile status written profile=%s", name)
-        self._observe(Kind.PROFILES, response)
+        send = partial(self._api.apply_profile_status, name, body.uid, body.version)
+        response = await self._loop.apply(name, body.status, status, send)
+        if response is not None:
+            _log.info("profile status written profile=%s", name)
+            self._observe(Kind.PROFILES, response)
 
     def _reports(self) -> Iterable[calibration.Report]:
         states = self._states(self._curves)

@@ -8,13 +8,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.backoff import doubled
 from avatar_operator.core.claims import Claim, read_claim
-from avatar_operator.errors import AvatarOperatorError
+from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from avatar_operator.controllers.claims import Claims
+    from avatar_operator.core.resources.fields import Body
 
 DELAY_S: Final = 0.25  # collects changes: the pods of a rollout start together
 RETRY_S: Final = 2.0  # after the first failed write of an object; doubles with each further one
@@ -138,12 +140,40 @@ class StatusLoop:
     def _fail(self, uid: str) -> None:
         before = self._failures.get(uid)
         count = 1 if before is None else before.count + 1
-        wait_s = min(LONGEST_RETRY_S, RETRY_S * 2.0 ** min(count - 1, 10))
+        wait_s = doubled(RETRY_S, LONGEST_RETRY_S, count)
         retry_at = asyncio.get_running_loop().time() + wait_s
         self._failures[uid] = _Failures(count, retry_at)
         self.wake_after(wait_s)
 
-    async def may_write(self, status: Mapping[str, object]) -> bool:
+    async def apply(
+        self,
+        name: str,
+        before: Mapping[str, object],
+        status: Body,
+        send: Callable[[Body], Awaitable[Body]],
+    ) -> Body | None:
+        """Write the status of an object as this installation.
+
+        Args:
+            name: the name of the object, for the log.
+            before: its last status.
+            status: the new one.
+            send: writes it, and returns the object as stored.
+
+        Returns:
+            The object as stored; None if another installation writes its status, or if it was
+            changed or deleted meanwhile. Its event or a later look wakes the loop then.
+        """
+        if not await self._may_write(before):
+            return None
+        try:
+            return await send({**status, "operator": self._claims.own})
+        except (Conflict, NotFound) as error:
+            kind = self._kind
+            _log.info("%s was changed or deleted %s=%s fault=%s", kind, kind, name, error)
+            return None
+
+    async def _may_write(self, status: Mapping[str, object]) -> bool:
         """Return whether no other installation writes a status; otherwise look again later."""
         holder = read_claim(status)
         if await self._claims.check(holder) is not Claim.HELD:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.controllers import events
@@ -18,7 +19,6 @@ from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.claims import read_claim
 from avatar_operator.core.manifests.objects import TenantReference
 from avatar_operator.core.status import tenant_events, tenant_status
-from avatar_operator.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,16 +106,10 @@ class TenantController:
         self._loop.start(body.uid, self._write(body, status, now))
 
     async def _write(self, body: TenantBody, status: Body, now: float) -> None:
-        if not await self._loop.may_write(body.status):
+        send = partial(self._api.apply_tenant_status, body.name, body.uid, body.version)
+        response = await self._loop.apply(body.name, body.status, status, send)
+        if response is None:
             return
-        status["operator"] = self._claims.own
-        try:
-            response = await self._api.apply_tenant_status(
-                body.name, body.uid, body.version, status
-            )
-        except (Conflict, NotFound) as error:
-            _log.info("tenant was changed or deleted tenant=%s fault=%s", body.name, error)
-            return  # its event wakes the controller again
         self._written_at[body.uid] = asyncio.get_running_loop().time()
         self._observe(Kind.TENANTS, response)
         await self._post(body, self._notices(body, status, now), now)

@@ -132,8 +132,7 @@ def estimate_start(starts_s: Sequence[float], measured_s: float | None = None) -
     """
     if len(starts_s) >= MIN_STARTS:
         return StartEstimate(mean(starts_s), variance(starts_s))
-    known = [*starts_s, *(() if measured_s is None else (measured_s,))]
-    return StartEstimate(max(known, default=DEFAULT_START_S), 0.0)
+    return StartEstimate(_longest_start(starts_s, measured_s), 0.0)
 
 
 def overdue_s(
@@ -146,8 +145,12 @@ def overdue_s(
     if not any(pod.ready for pod in pods):
         return inf
     factor, minimum_s = OVERDUE
+    return max(minimum_s, factor * _longest_start(starts_s, measured_s))
+
+
+def _longest_start(starts_s: Sequence[float], measured_s: float | None) -> float:
     known = [*starts_s, *(() if measured_s is None else (measured_s,))]
-    return max(minimum_s, factor * max(known, default=DEFAULT_START_S))
+    return max(known, default=DEFAULT_START_S)
 
 
 def cumulative_slots(pods: Sequence[Pod], slots: Sequence[int]) -> list[int]:

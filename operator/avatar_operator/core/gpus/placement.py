@@ -39,12 +39,15 @@ def assign_classes(
         more = min(left, pool.stock.free - taken)
         counts[pool.gpu_class] = taken + more
         left -= more
-    placed = [pool for pool in serving for _ in range(counts[pool.gpu_class])]
-    if placement.when_full is WhenFull.CREATE_PENDING and left:
-        # A node autoscaler reacts to pending pods; they must name the labels of the new node.
-        for pool in [pool for pool in serving if pool.stock.is_known][:1]:
+    pending = None
+    if placement.when_full is WhenFull.CREATE_PENDING:
+        pending = next((pool for pool in serving if pool.stock.is_known), None)
+    placed: list[Pool] = []
+    for pool in serving:
+        placed += [pool] * counts[pool.gpu_class]
+        if pool is pending:
+            # A node autoscaler reacts to pending pods; they must name the labels of the new node.
             placed += [replace(pool, stock=pool.stock.with_new_nodes())] * left
-            placed.sort(key=lambda each: [pool.gpu_class for pool in serving].index(each.gpu_class))
     return tuple(placed)
 
 

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avatar_operator import names
-from avatar_operator.core.manifests.objects import owner_reference, service_labels
+from avatar_operator.core.manifests.objects import owned_metadata, service_labels
 
 if TYPE_CHECKING:
     from avatar_operator.core.gpus.inventory import ClassStock
@@ -38,12 +38,7 @@ def claim_template(service: Service, stock: ClassStock, name: str) -> Body:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
-        "metadata": {
-            "name": name,
-            "namespace": service.key.namespace,
-            "labels": service_labels(service),
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": owned_metadata(service, name, service_labels(service)),
         "spec": {
             "metadata": {"labels": service_labels(service)},
             "spec": {"devices": {"requests": [request]}},

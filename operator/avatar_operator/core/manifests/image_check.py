@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.fields import Fields
 from avatar_operator import names
-from avatar_operator.core.manifests.objects import owner_reference
+from avatar_operator.core.manifests.objects import owned_metadata
 from avatar_operator.core.manifests.pod import PodSettings, runtime_pod
 
 if TYPE_CHECKING:
@@ -39,18 +39,14 @@ def image_check_pod(
     (container,) = spec.children("containers")
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     required = {"nodeSelectorTerms": [term]}
+    marks: dict[str, str] = {
+        names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
+        names.LABEL_IMAGE_CHECK: service.key.name,
+    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "namespace": service.key.namespace,
-            "labels": {
-                names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
-                names.LABEL_IMAGE_CHECK: service.key.name,
-            },
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": owned_metadata(service, name, marks),
         "spec": {
             **{field: spec.raw(field) for field in _POD_FIELDS if spec.has(field)},
             "restartPolicy": "Never",

@@ -6,12 +6,11 @@ the cache: the image of a service may be that of its author, and other services 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import labels
+from avatar_contracts import documents, labels
 from avatar_operator import names
 from avatar_operator.core.resources.sources import DownloadSource
 
@@ -121,11 +120,8 @@ def parse_volume(text: str) -> Mapping[str, object]:
     Raises:
         ValueError: the text is anything else.
     """
-    try:
-        volume = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
-    if not isinstance(volume, dict) or len(volume) != 1:
+    volume = documents.parse_object(text)
+    if len(volume) != 1:
         raise ValueError(text)
     kind, body = next(iter(volume.items()))
     if kind not in VOLUME_KINDS or not isinstance(body, dict):

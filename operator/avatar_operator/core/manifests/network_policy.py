@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from avatar_contracts import documents
 from avatar_operator import names
-from avatar_operator.core.manifests.objects import owner_reference, service_labels
+from avatar_operator.core.manifests.objects import owned_metadata, service_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,12 +29,7 @@ def network_policy(service: Service, rules: Rules, name: str) -> Body:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {
-            "name": name,
-            "namespace": service.key.namespace,
-            "labels": service_labels(service),
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": owned_metadata(service, name, service_labels(service)),
         "spec": {"podSelector": {"matchLabels": selected}, **rules},
     }
 
@@ -53,10 +48,7 @@ def parse_egress(text: str) -> list[Mapping[str, object]]:
     Raises:
         ValueError: the text is anything else.
     """
-    try:
-        rules = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
+    rules = documents.parse(text)
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise ValueError(text)
     return rules
@@ -68,11 +60,8 @@ def parse_rules(text: str) -> Rules:
     Raises:
         ValueError: the text is anything else, or has other keys.
     """
-    try:
-        rules = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
-    if not isinstance(rules, dict) or sorted(rules) != sorted(KEYS):
+    rules = documents.parse_object(text)
+    if sorted(rules) != sorted(KEYS):
         raise ValueError(text)
     if not all(isinstance(part, list) for part in rules.values()):
         raise ValueError(text)

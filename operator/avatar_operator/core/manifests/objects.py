@@ -13,6 +13,8 @@ from avatar_operator.core.manifests import ownership
 from avatar_operator.core.resources.avatar import Avatar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from avatar_operator.core.keys import KeyRing
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.service import Service
@@ -41,12 +43,7 @@ def control_secret(service: Service, ring: KeyRing, name: str) -> Body:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {
-            "name": name,
-            "namespace": service.key.namespace,
-            "labels": service_labels(service),
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": owned_metadata(service, name, service_labels(service)),
         "type": "Opaque",
         "data": encode(ring.service_tokens(str(service.key))),
     }
@@ -61,12 +58,7 @@ def pdb(service: Service, name: str) -> Body:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": {
-            "name": name,
-            "namespace": service.key.namespace,
-            "labels": service_labels(service),
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": owned_metadata(service, name, service_labels(service)),
         "spec": {
             "minAvailable": NEVER_EVICTED,
             "selector": {
@@ -186,6 +178,16 @@ def service_labels(service: Service) -> dict[str, str]:
         names.LABEL_INSTANCE: service.key.name,
         names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
         names.LABEL_SERVICE: service.key.name,
+    }
+
+
+def owned_metadata(owner: Service | Avatar, name: str, labels: Mapping[str, str]) -> Body:
+    """Render the metadata of an object that is deleted with its owner, in the owner's namespace."""
+    return {
+        "name": name,
+        "namespace": owner.key.namespace,
+        "labels": dict(labels),
+        "ownerReferences": [owner_reference(owner)],
     }
 
 

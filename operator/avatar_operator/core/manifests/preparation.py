@@ -9,7 +9,7 @@ from avatar_contracts import labels
 from avatar_operator import names
 from avatar_operator.core.gpus.inventory import GPU_TOLERATION
 from avatar_operator.core.manifests import container
-from avatar_operator.core.manifests.objects import owner_reference
+from avatar_operator.core.manifests.objects import owned_metadata
 from avatar_operator.core.manifests.pod import class_affinity, render_toleration
 from avatar_operator.core.resources.avatar import (
     Avatar,
@@ -87,11 +87,8 @@ def job(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": name,
-            "namespace": avatar.key.namespace,
-            "labels": marks,
+            **owned_metadata(avatar, name, marks),
             "annotations": {names.ANNOTATION_ATTEMPT: str(attempt)},
-            "ownerReferences": [owner_reference(avatar)],
         },
         "spec": {
             # One pod for each Job: the operator claims a GPU for each attempt.
@@ -117,12 +114,9 @@ def network_policy(avatar: Avatar, name: str, egress: Sequence[Mapping[str, obje
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {
-            "name": name,
-            "namespace": avatar.key.namespace,
-            "labels": selected | {names.LABEL_MANAGED_BY: names.FIELD_MANAGER},
-            "ownerReferences": [owner_reference(avatar)],
-        },
+        "metadata": owned_metadata(
+            avatar, name, selected | {names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
+        ),
         "spec": {
             "podSelector": {"matchLabels": selected},
             "policyTypes": ["Ingress", "Egress"],

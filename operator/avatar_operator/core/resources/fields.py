@@ -50,3 +50,9 @@ def split_body(body: Mapping[str, object]) -> tuple[Fields, Fields, Fields]:
     """Return metadata, spec and status of a body that the API server has checked."""
     metadata, spec, status = (Fields(body.get(part), part, []) for part in _PARTS)
     return metadata, spec, status
+
+
+def find_condition(status: Fields, kind: str) -> Fields | None:
+    """Return the condition of a type in a status, None if it is missing."""
+    conditions = status.children("conditions")
+    return next((each for each in conditions if each.text("type") == kind), None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.owners import owner_of
 from avatar_operator import names
+from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.fields import split_body
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def is_image_check(spec: Fields) -> bool:
 
 def _result(status: Fields) -> tuple[bool, str]:
     """Return whether the image was pulled, and else why not."""
-    for condition in status.children("conditions"):
-        if condition.text("type") == "PodScheduled" and condition.text("status") == "False":
-            return False, f"not scheduled: {condition.text('message')}"
+    why = pod_status.unscheduled(status)
+    if why is not None:
+        return False, f"not scheduled: {why}"
     container = next(status.children("containerStatuses"), None)
     if container is None:
         return False, status.text("message") or status.text("reason")

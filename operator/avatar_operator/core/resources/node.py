@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from avatar_operator import names
 from avatar_operator.core.resources import departure
 from avatar_operator.core.resources.departure import Taint as Taint
-from avatar_operator.core.resources.fields import split_body
+from avatar_operator.core.resources.fields import find_condition, split_body
 from avatar_operator.core.resources.quantities import read_quantity
 
 if TYPE_CHECKING:
@@ -96,17 +96,13 @@ def read_resources(quantities: Mapping[str, object]) -> dict[str, int]:
 
 
 def _scheduled_event(status: Fields) -> str:
-    for condition in status.children("conditions"):
-        if condition.text("type") == departure.EVENT_CONDITION:
-            if condition.text("status") != "True":
-                return ""
-            return departure.scheduled_event(condition.text("reason"), condition.text("message"))
-    return ""
+    condition = find_condition(status, departure.EVENT_CONDITION)
+    if condition is None or condition.text("status") != "True":
+        return ""
+    return departure.scheduled_event(condition.text("reason"), condition.text("message"))
 
 
 def condition_status(status: Fields, kind: str) -> str:
     """Return the status of a condition, Unknown if it is missing."""
-    for condition in status.children("conditions"):
-        if condition.text("type") == kind:
-            return condition.text("status")
-    return "Unknown"
+    condition = find_condition(status, kind)
+    return "Unknown" if condition is None else condition.text("status")

@@ -6,11 +6,10 @@ the pods all follow from the same values.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import labels
+from avatar_contracts import documents, labels
 from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.resources import quantities
@@ -129,10 +128,7 @@ def parse_pod_defaults(text: str) -> tuple[PodDefaults, list[Fault]]:
     Raises:
         ValueError: the text is not JSON.
     """
-    try:
-        document = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
+    document = documents.parse(text)
     faults: list[Fault] = []
     fields = Fields(document, PATH, faults)
     for name, _ in fields.entries():

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.documents import parse_object
 from avatar_operator import names
+from avatar_operator.core.resources.fields import find_condition
 from avatar_operator.core.resources.log_lines import last_line
 
 if TYPE_CHECKING:
     from avatar_contracts.fields import Fields
 
 LONGEST_TROUBLE: Final = 200  # characters of `trouble`
+
+
+_SCHEDULED: Final = "PodScheduled"
 
 
 def _runtime_container(status: Fields) -> Fields | None:
@@ -54,15 +58,9 @@ def waiting_reason(status: Fields) -> str:
     return "" if container is None else container.child("state").child("waiting").text("reason")
 
 
-def _scheduling(status: Fields) -> Fields | None:
-    """Return the condition PodScheduled, None if the scheduler has not seen the pod."""
-    conditions = status.children("conditions")
-    return next((each for each in conditions if each.text("type") == "PodScheduled"), None)
-
-
 def rejected_at(status: Fields) -> float | None:
     """Return since when the scheduler finds no node, None if it makes room for the pod."""
-    condition = _scheduling(status)
+    condition = find_condition(status, _SCHEDULED)
     if (
         condition is None
         or (condition.text("status"), condition.text("reason")) != ("False", "Unschedulable")
@@ -72,9 +70,17 @@ def rejected_at(status: Fields) -> float | None:
     return parse_seconds(condition.text("lastTransitionTime")) or 0.0
 
 
+def unscheduled(status: Fields) -> str | None:
+    """Return what the scheduler says of a pod that it finds no node for, None if it does not."""
+    condition = find_condition(status, _SCHEDULED)
+    if condition is None or condition.text("status") != "False":
+        return None
+    return condition.text("message")
+
+
 def bound_at(status: Fields) -> float | None:
     """Return when the pod was bound to its node, None if it was not."""
-    condition = _scheduling(status)
+    condition = find_condition(status, _SCHEDULED)
     if condition is None or condition.text("status") != "True":
         return None
     return parse_seconds(condition.text("lastTransitionTime"))
@@ -91,7 +97,7 @@ def _condensed(message: str) -> str:
 
 def trouble(status: Fields) -> str:
     """Return why the pod does not start, "" if no reason is known."""
-    condition = _scheduling(status)
+    condition = find_condition(status, _SCHEDULED)
     if condition is not None and condition.text("status") == "False":
         why = _condensed(condition.text("message")) or condition.text("reason")
         return _sentence(f"not scheduled: {why}")

@@ -153,6 +153,8 @@ def parse_pod(body: Mapping[str, object]) -> PreparationPod | None:
         each.child("state").has("running") or each.child("state").has("terminated")
         for each in statuses
     )
+    bound_at = pod_status.bound_at(status)
+    scheduled_at = created_at if bound_at is None else bound_at
     return PreparationPod(
         uid=metadata.text("uid"),
         job_uid=job_uid,
@@ -166,16 +168,8 @@ def parse_pod(body: Mapping[str, object]) -> PreparationPod | None:
             metadata.text("namespace", "default"),
             metadata.strings("labels")[names.LABEL_AVATAR],
         ),
-        scheduled_at=_scheduled_at(status, created_at) if spec.text("nodeName") else None,
+        scheduled_at=scheduled_at if spec.text("nodeName") else None,
     )
-
-
-def _scheduled_at(status: Fields, created_at: float) -> float:
-    for condition in status.children("conditions"):
-        if condition.text("type") == "PodScheduled" and condition.text("status") == "True":
-            at = pod_status.parse_seconds(condition.text("lastTransitionTime"))
-            return created_at if at is None else at
-    return created_at
 
 
 def _controlling_job(metadata: Fields) -> str:
@@ -200,9 +194,9 @@ def _outcome(status: Fields, created_at: float) -> tuple[float | None, bool, tup
 
 def _trouble(status: Fields, statuses: list[Fields]) -> str:
     """Return why a pod does not start: the scheduler's reason, or that of a container."""
-    for condition in status.children("conditions"):
-        if condition.text("type") == "PodScheduled" and condition.text("status") == "False":
-            return f"not scheduled: {condition.text('message')}"[:_LONGEST_LINE]
+    why = pod_status.unscheduled(status)
+    if why is not None:
+        return f"not scheduled: {why}"[:_LONGEST_LINE]
     for container in statuses:
         waiting = container.child("state").child("waiting")
         if waiting.text("reason") not in ("", "ContainerCreating", "PodInitializing"):
