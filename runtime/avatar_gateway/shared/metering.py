@@ -349,9 +349,10 @@ class Meter:
 
     def _count_direct(self, records: Iterable[Record]) -> None:
         """Add direct sessions to the metrics; a gateway that died had its own ones there."""
-        for each in records if self._metrics is not None else ():
+        if self._metrics is None:
+            return
+        for each in records:
             if json.loads(each.details or "{}").get(usage.DIRECT):
-                assert self._metrics is not None
                 self._metrics.add(each.account, each.figures)
 
     def _measure(self, segment: Segment) -> None:
