@@ -20,7 +20,7 @@ from avatar_runtime.tools import fetch
 
 if TYPE_CHECKING:
     import http.client
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ATTEMPTS: Final = 6
@@ -118,29 +118,23 @@ def _append(
     if have and not response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
         part.unlink()
         raise errors.FetchFailed(source.url, "the server continued at another byte")
-    declared = response.getheader("Content-Length", "")
-    expected = int(declared) if declared.isascii() and declared.isdigit() else None
-    if have + (expected or 0) > source.max_bytes:
-        raise _too_large(source, have + (expected or 0))
-    reserve(expected or 0)
-    received = 0
-    with part.open("r+b" if have else "wb") as file:
+    expected = fetch.declared_size(response) or 0
+    fetch.check_size(source.url, have + expected, source.max_bytes)
+    reserve(expected)
+    with _full_disk(part), part.open("r+b" if have else "wb") as file:
         file.seek(have)
-        while chunk := fetch.read(response, source.url):
-            received += len(chunk)
-            if have + received > source.max_bytes:
-                raise _too_large(source, have + received)
-            _write(file.write, chunk, part)
-        _write(file.flush, None, part)
-        file.truncate()
-    if expected is not None and received < expected:
-        raise errors.FetchFailed(source.url, f"{received} of {expected} bytes arrived")
-    return received
+        return fetch.copy_body(response, source.url, source.max_bytes, file.write, have)
 
 
-def _write(write: Callable[..., object], chunk: bytes | None, part: Path) -> None:
+@contextlib.contextmanager
+def _full_disk(part: Path) -> Iterator[None]:
+    """Tell a full disk apart from other errors.
+
+    Raises:
+        CacheError: no space is left for `part`, which is removed.
+    """
     try:
-        write() if chunk is None else write(chunk)
+        yield
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -155,8 +149,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _too_large(source: Source, size: int) -> errors.FetchError:
-    fault = f"its size is {size} bytes or more, must be at most {source.max_bytes}"
-    return errors.FetchError(source.url, fault)

@@ -24,7 +24,7 @@ from avatar_runtime import errors
 from avatar_runtime.tools import public_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
 MAX_REDIRECTS: Final = 3
@@ -271,21 +271,17 @@ def _get(
 
 def _save(response: http.client.HTTPResponse, request: Request, out: Path) -> int:
     """Write the body while it is hashed, and return its size."""
-    declared = response.getheader("Content-Length", "")
-    if declared.isdigit() and int(declared) > request.max_bytes:
-        raise _too_large(request, int(declared))
+    check_size(request.url, declared_size(response) or 0, request.max_bytes)
     partial = out.with_name(f".{out.name}.part")
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     try:
         with partial.open("wb") as file:
-            while chunk := read(response, request.url):
-                size += len(chunk)
-                if size > request.max_bytes:
-                    raise _too_large(request, size)
+
+            def write(chunk: bytes) -> None:
                 digest.update(chunk)
                 file.write(chunk)
-        if declared.isdigit() and size < int(declared):
-            raise errors.FetchFailed(request.url, f"{size} of {declared} bytes arrived")
+
+            size = copy_body(response, request.url, request.max_bytes, write)
         if digest.hexdigest() != request.sha256:
             fault = f"its SHA-256 is {digest.hexdigest()}, must be {request.sha256}"
             raise errors.FetchError(request.url, fault)
@@ -295,18 +291,50 @@ def _save(response: http.client.HTTPResponse, request: Request, out: Path) -> in
     return size
 
 
-def read(response: http.client.HTTPResponse, url: str) -> bytes:
-    """Return the next part of a body, empty at its end.
+def declared_size(response: http.client.HTTPResponse) -> int | None:
+    """Return how many bytes the server says that a body has, None if it does not say."""
+    text = response.getheader("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def check_size(url: str, size: int, max_bytes: int) -> None:
+    """Refuse a file that is too large.
 
     Raises:
-        FetchFailed: the connection broke.
+        FetchError: it is.
     """
+    if size > max_bytes:
+        raise errors.FetchError(
+            url, f"its size is {size} bytes or more, must be at most {max_bytes}"
+        )
+
+
+def copy_body(
+    response: http.client.HTTPResponse,
+    url: str,
+    max_bytes: int,
+    write: Callable[[bytes], object],
+    have: int = 0,
+) -> int:
+    """Pass a body to `write` in parts, and return its size; `have` bytes came before it.
+
+    Raises:
+        FetchError: the file is larger than `max_bytes`.
+        FetchFailed: the connection broke, or ended early.
+    """
+    size = 0
+    while chunk := _read(response, url):
+        size += len(chunk)
+        check_size(url, have + size, max_bytes)
+        write(chunk)
+    expected = declared_size(response)
+    if expected is not None and size < expected:
+        raise errors.FetchFailed(url, f"{size} of {expected} bytes arrived")
+    return size
+
+
+def _read(response: http.client.HTTPResponse, url: str) -> bytes:
     try:
         return response.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise errors.FetchFailed(url, f"the connection broke: {error}") from error
-
-
-def _too_large(request: Request, size: int) -> errors.FetchError:
-    fault = f"its size is {size} bytes or more, must be at most {request.max_bytes}"
-    return errors.FetchError(request.url, fault)
