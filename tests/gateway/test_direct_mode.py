@@ -13,8 +13,9 @@ from websockets.exceptions import InvalidStatus
 
 from avatar_contracts.tokens import gateway_key, session_token, state_token
 from avatar_gateway.core.usage import FIGURES, PLATFORM, sums
-from avatar_gateway.shared.redis import ABANDONED_MS, RedisState
+from avatar_gateway.shared.redis import RedisState
 from localcluster import runtime_process, waiting
+from localcluster.usage_records import let_a_minute_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +49,7 @@ async def _counted(redis_server: RedisServer) -> tuple[int, int]:
     """Return the sessions of the platform and their milliseconds, a minute after they ended."""
     connection = redis_server.connection()
     state = RedisState(connection)
-    async with redis_server.client() as client:
-        for name in await client.zrange("avatar:open-records", 0, -1):
-            await client.zincrby("avatar:open-records", -ABANDONED_MS - 1, str(name))
+    await let_a_minute_pass(redis_server.url)
     await state.close_abandoned()
     hour = int(time.time() // 3600)
     totals = sums(await state.usage(hour - 1, hour + 2))

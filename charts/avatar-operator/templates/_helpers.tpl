@@ -263,20 +263,20 @@ from a range of the namespace and rejects fixed ones.
   {{- end }}
 {{- end -}}
 
+{{/* The namespaces that the operator watches; nothing if it watches all. */}}
+{{- define "avatar.watchedNamespaces" -}}
+{{- with .Values.operator.watchNamespaces -}}
+namespaceSelector:
+  matchExpressions:
+  - {key: kubernetes.io/metadata.name, operator: In, values: {{ toJson . }}}
+{{- end -}}
+{{- end -}}
+
 {{- define "avatar.runtimePeer" -}}
 - podSelector:
     matchLabels:
       app.kubernetes.io/name: avatar-runtime
-  {{- with .Values.operator.watchNamespaces }}
-  namespaceSelector:
-    matchExpressions:
-    - key: kubernetes.io/metadata.name
-      operator: In
-      values:
-        {{- toYaml . | nindent 6 }}
-  {{- else }}
-  namespaceSelector: {}
-  {{- end }}
+  {{- include "avatar.watchedNamespaces" . | default "namespaceSelector: {}" | nindent 2 }}
 {{- end -}}
 
 {{/* A component of this release, for policies in other namespaces: (dict "root" $ "component" "gateway"). */}}

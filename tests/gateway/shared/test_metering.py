@@ -25,10 +25,11 @@ from avatar_gateway.shared import metering, usage_log
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.metering import Meter
-from avatar_gateway.shared.redis import ABANDONED_MS, RedisState
+from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.shared.state import CLAIM_AGE_MS
 from avatar_gateway.shared.usage_accounts import UsageAccounts
 from avatar_gateway.shared.usage_log import UsageLog
+from localcluster.usage_records import let_a_minute_pass
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
@@ -136,13 +137,6 @@ class PodLoad(Load):
                 meter.on_line(pod(), line, 0.0)
 
 
-async def age_records(redis_server: RedisServer) -> None:
-    """Let a minute pass for the records that are open."""
-    async with redis_server.client() as client:
-        for record in await client.zrange("avatar:open-records", 0, -1):
-            await client.zincrby("avatar:open-records", -ABANDONED_MS - 1, str(record))
-
-
 async def restart_with_older_data(redis_server: RedisServer, state: SharedState) -> None:
     """Kill the server, and start it with the data that it had written to its disk."""
     await redis_server.kill()
@@ -187,7 +181,7 @@ async def test_nothing_is_lost_of_killed_gateways_whose_pods_live(
             load.tell()
             for meter in load.gateways:
                 await meter.report()
-            await age_records(redis_server)
+            await let_a_minute_pass(redis_server.url)
             for meter in load.gateways:
                 await meter.close_abandoned()
             totals = sums(await load.state.usage(*AROUND_NOW))
@@ -240,23 +234,23 @@ async def test_a_pod_cannot_claim_more_than_its_living_gateway_has_measured(
     clock.now += 1
     segment.finish()
     await owner.report()
-    await age_records(redis_server)
+    await let_a_minute_pass(redis_server.url)
     clock.now += 3600
     assert await claim(10**9, pod()) == 3000  # its gateway has closed it
 
     record, text = owner.place("acme", "acme/s", pod(), is_new=True)  # and is killed now
     clock.now += 5
     await claim(7_000, pod("p2"))
-    await age_records(redis_server)
+    await let_a_minute_pass(redis_server.url)
     assert await claim(0, pod("p2")) == 3000  # of a pod that never had it
     await claim(7_000, pod())
-    await age_records(redis_server)
+    await let_a_minute_pass(redis_server.url)
     assert await claim(0, pod()) == 8000  # no longer than the time since it was placed
 
     record, text = owner.place("acme", "acme/s", pod(), is_new=True)
     clock.now += CLAIM_AGE_MS / 1000
     await claim(10**9, pod())
-    await age_records(redis_server)
+    await let_a_minute_pass(redis_server.url)
     assert await claim(0, pod()) == 8000  # its record may be forgotten: it would count twice
     await connection.close()
 
@@ -281,7 +275,7 @@ async def test_a_direct_session_counts_once_however_many_gateways_hear_of_it(
         for meter in meters:
             meter.on_line(source, line, 0.0)
             await meter.report()
-        await age_records(redis_server)
+        await let_a_minute_pass(redis_server.url)
         for meter in meters:
             await meter.close_abandoned()
         return dict(sums(await state.usage(*AROUND_NOW)))
@@ -323,7 +317,7 @@ async def test_a_connection_that_never_began_counts_nothing(redis_server: RedisS
     clock.now += metering.UNSTARTED_S + 1
     await other.report()
     await owner.report()
-    await age_records(redis_server)
+    await let_a_minute_pass(redis_server.url)
     await other.close_abandoned()
     assert sums(await state.usage(*AROUND_NOW)) == {}
     await connection.close()
@@ -366,9 +360,7 @@ async def test_totals_equal_the_records_of_the_load_with_kills_in_between(
         assert figures[0] <= load.sessions[account]
         assert figures[2] == pytest.approx(figures[1] / 4, abs=load.sessions[account])
 
-    async with redis_server.client() as client:  # a minute later
-        for record in await client.zrange("avatar:open-records", 0, -1):
-            await client.zincrby("avatar:open-records", -ABANDONED_MS - 1, str(record))
+    await let_a_minute_pass(redis_server.url)
     for meter in load.gateways:
         await meter.close_abandoned()
     logged, faults = usage_log.read((tmp_path / "log").read_bytes().splitlines(), 0, 10**12)

@@ -33,13 +33,14 @@ from avatar_gateway.core.model import Pod
 from avatar_gateway.core.usage import FIGURES, Account, sums
 from avatar_gateway.shared import usage_log
 from avatar_gateway.shared.metering import Meter
-from avatar_gateway.shared.redis import ABANDONED_MS, RedisState
+from avatar_gateway.shared.redis import RedisState
 from avatar_gateway.shared.usage_accounts import UsageAccounts
 from avatar_gateway.shared.usage_log import UsageLog
 from avatar_runtime.serving import usage as pod_usage
 from avatar_runtime.serving.changes import ChangeNotifier
 from localcluster.bench import record
 from localcluster.bench.redis_folder import RedisServer, connect, restartable_redis
+from localcluster.usage_records import let_a_minute_pass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -333,7 +334,7 @@ async def compare(
 ) -> dict[str, Any]:
     """Return the totals of Redis, of the log and of the load, and whether they are equal."""
     state = RedisState(connect(url))
-    await _let_a_minute_pass(url)
+    await let_a_minute_pass(url)
     log = UsageLog(str(folder / "usage.log"))
     meter = Meter(state, log, "observer", lambda _: 4, time.time, time.time)
     await meter.close_abandoned()
@@ -408,13 +409,6 @@ async def _figures(url: str, records: set[str]) -> list[tuple[Account, list[int]
 async def _open_records(url: str) -> int:
     async with Redis.from_url(url) as client:
         return int(await client.zcard("avatar:open-records"))
-
-
-async def _let_a_minute_pass(url: str) -> None:
-    """Make the open records of dead gateways as old as if nobody had reported for a minute."""
-    async with Redis.from_url(url, decode_responses=True) as client:
-        for name in await client.zrange("avatar:open-records", 0, -1):
-            await client.zincrby("avatar:open-records", -ABANDONED_MS - 1, str(name))
 
 
 if __name__ == "__main__":
