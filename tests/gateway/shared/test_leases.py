@@ -202,7 +202,12 @@ async def test_while_the_state_is_away_new_sessions_stay_within_the_share(
         held[0].release()
 
         await redis_server.start()  # it has lost everything
-        await until(lambda: third.overview.tenants.get("acme", Usage()).sessions == 5)
+        await until(
+            lambda: all(
+                each.overview.tenants.get("acme", Usage()).sessions == 5
+                for each in (first, second, third)  # each has seen that the server is back
+            )
+        )
         assert third.overview.tenants["globex"].sessions == 1
         # Until the others had time to report, each stays within its share.
         assert len(await fill(first)) == 1
