@@ -8,13 +8,17 @@ list at least every `LINE_AGE_S`. The first line has all sessions, and those tha
 A line also has the connections from gateways that have ended, and how long each of them was there,
 so that the time of a gateway that was killed is known. The gateway gave each connection a text that
 only gateways can read (`labels.USAGE_HEADER`); the pod returns it as it is.
+
+A session that a client has opened without a gateway (`direct_tokens`) has such a text, too. The pod
+sends it with the first figures of the session in each stream, so that every gateway knows whom the
+session counts for while it lives.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 from avatar_contracts.rate_limit import Rate
 from avatar_contracts.state import StateFault
@@ -31,9 +35,9 @@ MAX_KEPT: Final = 4096
 MAX_SESSIONS: Final = 1000
 """Sessions in one line that a reader accepts, at most."""
 SESSIONS_A_LINE: Final = 150
-CONNECTIONS_A_LINE: Final = 40
+ACCOUNTS_A_LINE: Final = 40
 """What a pod sends in one line, at most, so that it is shorter than `documents.MAX_LINE_BYTES`;
-the others follow in the next one."""
+the others follow in the next one. Ended connections and direct sessions have one account each."""
 MAX_CONNECTIONS: Final = 100
 """Connections in one line that a reader accepts, at most."""
 MAX_ACCOUNT: Final = 1024
@@ -54,6 +58,8 @@ class SessionUsageDocument(TypedDict):
     speech_ms: int
     """Sound of responses that was sent to the client, milliseconds."""
     ended: bool
+    account: NotRequired[str]
+    """The text in the one-time token of a direct session; only where a stream has it first."""
 
 
 class ConnectionUsageDocument(TypedDict):
@@ -80,6 +86,8 @@ class SessionUsage:
     frames: int
     speech_ms: int
     ended: bool
+    account: str = ""
+    """What gateways know a direct session by; empty for others, and after the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +114,9 @@ def parse_connections(document: Mapping[str, object]) -> Sequence[ConnectionUsag
         name = f"connections[{index}]"
         if not isinstance(each, dict):
             return StateFault(name, type(each).__name__, "an object")
-        account = each.get("account")
-        if not isinstance(account, str) or not parse_account(account):
-            limit = f"1 to {MAX_ACCOUNT} characters of base64url"
-            return StateFault(f"{name}.account", account, limit)
+        account = _account(each.get("account"), name)
+        if isinstance(account, StateFault):
+            return account
         found = _count(each, name, "connected_ms")
         if isinstance(found, StateFault):
             return found
@@ -146,7 +153,17 @@ def _session(value: object, name: str) -> SessionUsage | StateFault:
         if isinstance(count, StateFault):
             return count
         counts[key] = count
-    return SessionUsage(session_id, counts["frames"], counts["speech_ms"], ended)
+    account = _account(value["account"], name) if "account" in value else ""
+    if isinstance(account, StateFault):
+        return account
+    return SessionUsage(session_id, counts["frames"], counts["speech_ms"], ended, account)
+
+
+def _account(value: object, name: str) -> str | StateFault:
+    if isinstance(value, str) and parse_account(value):
+        return value
+    limit = f"1 to {MAX_ACCOUNT} characters of base64url"
+    return StateFault(f"{name}.account", value, limit)
 
 
 def _count(fields: Mapping[str, object], name: str, key: str) -> int | StateFault:

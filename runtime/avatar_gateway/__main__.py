@@ -29,7 +29,9 @@ from avatar_gateway.serving import audit
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Authenticator
+from avatar_gateway.serving.direct_sessions import DirectSessions
 from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.pod_answers import PodRequests
 from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
@@ -153,6 +155,8 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
         loop = asyncio.get_running_loop()
         name = f"{chosen.pod}/{secrets.token_hex(4)}"  # no other process has it
         leases = Leases(state, name, loop.time)
+        direct = DirectSessions(leases, PodRequests(http, gateway_keys), loop.time, time.time)
+        stack.push_async_callback(direct.close)
         meter = Meter(
             state,
             UsageLog(chosen.usage_log),
@@ -162,6 +166,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             time.time,
             metrics.usage,
             UsageAccounts(gateway_keys),
+            direct,
         )
         placer = Placer(registry, gateway_keys, budget, meter)
         stack.push_async_callback(placer.close)
@@ -215,7 +220,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             leases,
             gateway.tenant_waiting,
         )
-        revocations = RevocationWatch(sessions, tenants, audit_log)
+        revocations = RevocationWatch(sessions, tenants, audit_log, direct)
         await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
         await stack.enter_async_context(
             Listener(ADMIN_LIMITS).listening(admin.application(), chosen.admin)

@@ -31,7 +31,9 @@ from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.audit import AuditLog
 from avatar_gateway.serving.auth import Authenticator
+from avatar_gateway.serving.direct_sessions import DirectSessions
 from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.pod_answers import PodRequests
 from avatar_gateway.serving.revocation import RevocationWatch
 from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
@@ -515,7 +517,10 @@ async def serving_gateway(
         setup.admin_port = await stack.enter_async_context(
             Listener(ADMIN_LIMITS).listening(admin.application(), ANY_PORT)
         )
-        revocations = RevocationWatch(sessions, tenants, audit_log)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        requests = PodRequests(http, lambda: keys)
+        direct = DirectSessions(leases, requests, time.monotonic, time.time)
+        revocations = RevocationWatch(sessions, tenants, audit_log, direct)
         watching = asyncio.create_task(revocations.run())
         try:
             yield setup

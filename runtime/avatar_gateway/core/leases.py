@@ -227,6 +227,12 @@ class LeaseTable:
             if found is None or found.owner in (lease.owner, NOBODY):
                 self._put(lease, now_ms)
 
+    def extend(self, leases: Iterable[Lease], now_ms: float) -> None:
+        """Extend those leases that exist and have these owners."""
+        for lease in leases:
+            if self._live(lease.tenant, now_ms).owned(lease) is not None:
+                self._put(lease, now_ms)
+
     def suspend(self, lease: Lease, now_ms: float) -> None:
         """Keep a lease for a caller that may come back."""
         found = self._live(lease.tenant, now_ms).owned(lease)

@@ -11,8 +11,12 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_gateway.core import tenants
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_gateway.core.tenants import Credential
 
 FIGURES: Final = (
     "sessions",
@@ -80,6 +84,10 @@ class PlacedConnection:
     """Whether the client connects to the pod itself, so that no gateway measures it."""
     longest_ms: int | None = None
     """The limit of the tenant; None without one."""
+    source: Credential = tenants.PLATFORM_KEY
+    """The credential that opened a direct session, without its holder."""
+    secret_id: str = ""
+    """The client secret that opened it; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """`POST /v1/sessions`: the address of a pod and a token for one session there.
 
 In direct mode, clients reach the pods themselves, for example through a route for each pod, and no
-gateway is between them. The gateway reserves a slot as long as the token is valid. The token says
-whom the session counts for and how long it may take, and the pod reports when it ended. How many
-sessions there are is not known before, so that tenants with limits of that cannot use it.
+gateway is between them. The gateway reserves a slot as long as the token is valid, and counts the
+session for the limits of its tenant. The token says whom the session counts for and how long it may
+take, and the pod reports it to all gateways as long as it lives (`direct_sessions`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from avatar_contracts.direct_tokens import DirectClaims
 from avatar_gateway import errors
 from avatar_gateway.core import requests
 from avatar_gateway.serving.bodies import read_body
+from avatar_gateway.shared.metering import new_record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from avatar_gateway.core.requests import SessionRequest
-    from avatar_gateway.core.tenants import Principal
     from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.placement import Placer
     from avatar_gateway.serving.request_guard import RequestGuard
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from avatar_gateway.shared.metering import Meter
 
 PATH: Final = "/v1/sessions"
+MAX_ISSUER: Final = 256
+"""Characters of the issuer of a caller's token, so that the text for the pod is not too long."""
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 _log = logging.getLogger(__name__)
@@ -75,18 +77,38 @@ class Direct:
             principal = await self._guard.identify(request)
             asked = requests.parse_direct(await read_body(request), principal)
             target = asked.model
-            check_limits(principal)
-            if principal.tenant is not None:
-                self._leases.check_month(principal.tenant)
             await self._admit(asked)
-            await self._authenticator.count_use(principal)
-            made = self._reserve(asked)
+            made = await self._offer(asked)
             self._guard.record_action(request, "create direct session", asked.model)
             return web.json_response(made, status=201, headers=_NO_STORE)
         except errors.Rejection as rejection:
             return self._guard.refuse(request, rejection, target)
 
-    def _reserve(self, asked: SessionRequest) -> Mapping[str, object]:
+    async def _offer(self, asked: SessionRequest) -> Mapping[str, object]:
+        """Count a session for the limits of its tenant, and reserve a slot for it.
+
+        Raises:
+            Rejection: a limit is reached, the client secret is used up, or no pod has room.
+        """
+        principal, record = asked.principal, new_record()
+        if len(principal.source.name) > MAX_ISSUER:
+            text = "the name of the issuer is too long for direct sessions"
+            shown = principal.source.name[:64]
+            raise errors.Rejection(
+                "direct_mode_unavailable", text, param="iss", value=shown, limit=MAX_ISSUER
+            )
+        if principal.tenant is None:
+            await self._authenticator.count_use(principal)
+            return self._reserve(asked, record)
+        lease = await self._leases.offer(principal.tenant, asked.model, record)
+        try:
+            await self._authenticator.count_use(principal)
+            return self._reserve(asked, record)
+        except BaseException:
+            self._leases.withdraw(lease)
+            raise
+
+    def _reserve(self, asked: SessionRequest, record: str) -> Mapping[str, object]:
         keys = self._placer.read_keys()
         if not keys:
             raise errors.Rejection("not_ready", "the gateway has no key to make a token with")
@@ -94,8 +116,7 @@ class Direct:
         tenant, account = asked.principal.tenant, ""
         longest_s = None if tenant is None else tenant.limits.session_s
         if self._meter is not None:
-            name = asked.principal.tenant_name
-            account = self._meter.offer(name, asked.model, pod, longest_s)
+            account = self._meter.offer(asked.principal, asked.model, pod, record)
         claims = DirectClaims(
             pod.name,
             asked.model,
@@ -115,21 +136,3 @@ class Direct:
             ),
             "expires_at": claims.expires_at,
         }
-
-
-def check_limits(principal: Principal) -> None:
-    """Refuse a tenant whose limits only a gateway can enforce.
-
-    Raises:
-        Rejection: it has one of these limits.
-    """
-    if principal.tenant is None:
-        return
-    limits = principal.tenant.limits
-    for name, value in (
-        ("sessions", limits.sessions),
-        ("sessionsPerService", limits.sessions_per_service),
-    ):
-        if value is not None:
-            text = f"the tenant has limits.{name}, which direct sessions cannot keep"
-            raise errors.Rejection("direct_mode_unavailable", text, param=name, limit=value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,9 @@ from avatar_gateway.serving import proxy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from avatar_gateway.core.tenants import Principal
     from avatar_gateway.serving.audit import AuditLog
+    from avatar_gateway.serving.direct_sessions import DirectSessions
     from avatar_gateway.serving.sessions import LiveSession, Sessions
     from avatar_gateway.tenant_registry import TenantRegistry
 
@@ -35,11 +38,13 @@ class RevocationWatch:
         sessions: Sessions,
         tenants: TenantRegistry,
         audit_log: AuditLog,
+        direct: DirectSessions,
         clock: Callable[[], float] = time,
     ) -> None:
         self._sessions = sessions
         self._tenants = tenants
         self._audit = audit_log
+        self._direct = direct
         self._clock = clock
 
     async def run(self) -> None:
@@ -54,22 +59,35 @@ class RevocationWatch:
     def check(self) -> None:
         """End the sessions that may not go on."""
         now, loop_now = self._clock(), asyncio.get_running_loop().time()
+        self._check_direct(now)
         for stop, session in list(self._sessions.live_sessions.items()):
             end = None if stop.done() else self._end_of(session, now, loop_now)
             if end is not None:
                 stop.set_result(end)
-                self._audit.done(
-                    "end session",
-                    session.principal,
-                    target=session.service,
-                    detail=end.reason,
-                )
+                self._record(session.principal, session.service, end)
+
+    def _check_direct(self, now: float) -> None:
+        """Ask pods to end the sessions without a gateway that may not go on."""
+        self._direct.forget_lost()
+        for session in self._direct:
+            principal, service = session.principal, session.placed.account.service
+            end = self._revoked(principal, service, now)
+            if end is not None:
+                on_ended = partial(self._record, principal, service, end)
+                self._direct.ask_to_end(session, end.code, end.reason, on_ended)
+
+    def _record(self, principal: Principal, service: str, end: proxy.End) -> None:
+        self._audit.done("end session", principal, target=service, detail=end.reason)
 
     def _end_of(self, session: LiveSession, now: float, loop_now: float) -> proxy.End | None:
         principal = session.principal
         limit_s = None if principal.tenant is None else principal.tenant.limits.session_s
         if limit_s is not None and loop_now - session.started_at > limit_s + _GRACE_S:
             return _TOO_LONG
+        return self._revoked(principal, session.service, now)
+
+    def _revoked(self, principal: Principal, service: str, now: float) -> proxy.End | None:
+        """Return how a session ends whose principal may not have it any more; None if it may."""
         tenant = principal.tenant
         if tenant is None:
             use = principal.client_secret
@@ -82,7 +100,7 @@ class RevocationWatch:
         known = self._tenants.tenants.get(tenant.name)
         is_usable = known is not None and not known.problem
         # The services of a deleted AvatarService end with their pods.
-        if is_usable and self._tenants.forbids(principal, session.service):
+        if is_usable and self._tenants.forbids(principal, service):
             return _FORBIDDEN
         return None
 

@@ -69,6 +69,8 @@ class HeldLease:
     leases: Leases
     session_id: str = ""
     """The name that the lease is about to get."""
+    is_direct: bool = False
+    """Whether a pod reports its session, so that every gateway renews the lease."""
 
     def bind(self, session_id: str | None) -> None:
         """Name the lease by its session, so that another gateway can take it over."""
@@ -133,6 +135,43 @@ class Leases:
             Rejection: a limit of the tenant is reached, or its use is not known.
         """
         held = self._new(secrets.token_hex(12), tenant.name, service)
+        await self._grant(held, tenant)
+        self._held[held.lease.owner] = held
+        return held
+
+    async def offer(self, tenant: Tenant, service: str, record: str) -> HeldLease:
+        """Count a session that its client opens at a pod itself; `record` is unique.
+
+        The lease expires unless the pod reports the session (`adopt`); `withdraw` ends it before.
+
+        Raises:
+            Rejection: a limit of the tenant is reached, or its use is not known.
+        """
+        held = HeldLease(Lease(record, tenant.name, service, record), self, is_direct=True)
+        await self._grant(held, tenant)
+        return held
+
+    def withdraw(self, held: HeldLease) -> None:
+        """Give up a lease that `offer` has granted, because nobody gets its session."""
+        self._undo(held)
+
+    def adopt(self, tenant: str, service: str, record: str, session_id: str) -> HeldLease:
+        """Renew the lease of an offered session that a pod has.
+
+        All gateways that hear the pod do that. The lease has the name of the session then, as that
+        of a session that a gateway carries, so that a client that resumes it is not counted twice.
+        """
+        offered = Lease(record, tenant, service, record)
+        held = HeldLease(replace(offered, id=session_id), self, session_id, is_direct=True)
+        self._held[record] = held
+        self.bind(HeldLease(offered, self, session_id, is_direct=True))
+        return held
+
+    def forget(self, held: HeldLease) -> None:
+        """Renew a lease no more, so that it expires if no other gateway does."""
+        self._held.pop(held.lease.owner, None)
+
+    async def _grant(self, held: HeldLease, tenant: Tenant) -> None:
         try:
             refusal = await self._acquire(held.lease, tenant.limits)
             if refusal is not None and (self._finished or self._in_turn.locked()):
@@ -148,26 +187,11 @@ class Leases:
             self._own.release(held.lease, self._now_ms())
             self._note_refusal(tenant.name, refusal.which)
             raise _rejection(refusal, is_alone=self.is_alone)
-        self._held[held.lease.owner] = held
-        return held
 
     def limited_by(self, tenant: str) -> str:
         """Return the limit that refused a session in the last seconds; empty if none did."""
         which, at = self._refused.get(tenant, ("", 0.0))
         return which if which and self._now() - at < REFUSED_S else ""
-
-    def check_month(self, tenant: Tenant) -> None:
-        """Refuse a tenant that has used its minutes of this month, as far as is known here.
-
-        Raises:
-            Rejection: it has.
-        """
-        month_ms, limits = self.seconds_this_month(tenant.name) * 1000, tenant.limits
-        minutes = replace(limits, sessions=None, sessions_per_service=None)
-        refusal = core.exceeded(Usage(month_ms=month_ms), "", minutes)
-        if refusal is not None:
-            self._note_refusal(tenant.name, refusal.which)
-            raise _rejection(refusal, is_alone=False)
 
     def seconds_this_month(self, tenant: str) -> int:
         """Return the time of sessions at all gateways in this calendar month (UTC)."""
@@ -255,7 +279,10 @@ class Leases:
         if renews:
             leases = [each.lease for each in self._held.values()]
             await self.state.renew(leases)
-            self._own.renew(leases, self._now_ms())
+            now_ms, held = self._now_ms(), list(self._held.values())
+            self._own.renew((each.lease for each in held if not each.is_direct), now_ms)
+            # Only the gateway that has offered a direct session counts it as its own.
+            self._own.extend((each.lease for each in held if each.is_direct), now_ms)
         finished, self._finished = self._finished, []
         try:
             await self.state.finish([Finished(held.lease, away) for held, away in finished])

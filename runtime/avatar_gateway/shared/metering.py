@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from avatar_contracts import usage as pod_usage
 from avatar_contracts.labels import THE_REST
@@ -31,7 +31,9 @@ from avatar_gateway.shared.resent import RESENT_S, Resent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from avatar_contracts.usage import SessionUsage
     from avatar_gateway.core.model import Pod
+    from avatar_gateway.core.tenants import Principal
     from avatar_gateway.metrics import UsageMetrics
     from avatar_gateway.shared.state import SharedState
     from avatar_gateway.shared.usage_accounts import UsageAccounts
@@ -54,6 +56,24 @@ MAX_REJECTED: Final = 1000
 UNSTARTED_S: Final = 30.0
 """Age of a placed connection that never began, whose record is closed then without figures."""
 OTHER: Final = Account(THE_REST, THE_REST, UNKNOWN_CLASS)
+
+
+def new_record() -> str:
+    """Return an id for the record of a connection; no other one has it."""
+    return f"conn_{secrets.token_hex(12)}"
+
+
+class DirectReports(Protocol):
+    """What follows the sessions without a gateway: `serving.direct_sessions` implements it."""
+
+    def on_line(self, pod: Pod) -> None:
+        """Take note that a pod was heard."""
+
+    def begin(self, pod: Pod, session_id: str, placed: PlacedConnection) -> bool:
+        """Count a session, and return whether its pod can have it."""
+
+    def end(self, pod: Pod, session_id: str) -> None:
+        """Count a session no more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +116,7 @@ class Meter:
         time_s: Callable[[], float],
         metrics: UsageMetrics | None = None,
         accounts: UsageAccounts | None = None,
+        direct: DirectReports | None = None,
     ) -> None:
         """Make a meter without segments.
 
@@ -108,6 +129,7 @@ class Meter:
             time_s: returns seconds since the epoch.
             metrics: gets what is new at each report.
             accounts: reads and makes what pods say of connections; `None` to do without.
+            direct: gets the sessions that clients have opened at pods themselves.
         """
         self._state = state
         self._usage_log = log
@@ -126,6 +148,7 @@ class Meter:
         self._of_pods: dict[str, Record] = {}
         self._placed: OrderedDict[str, tuple[float, Account]] = OrderedDict()
         self._texts = accounts
+        self._direct = direct
         self._own: OrderedDict[str, None] = OrderedDict()
         self._claims: dict[str, Claim] = {}
         self._resent = Resent()
@@ -138,7 +161,7 @@ class Meter:
         Returns:
             The id of its record for `start`, and the text for the pod, which may be empty.
         """
-        record = f"conn_{secrets.token_hex(12)}"
+        record = new_record()
         if self._texts is None:
             return record, ""
         account = _account(tenant, service, pod.gpu_class)
@@ -150,23 +173,28 @@ class Meter:
         _bound(self._own, MAX_UNREPORTED)
         return record, self._texts.seal(placed)
 
-    def offer(self, tenant: str, service: str, pod: Pod, longest_s: int | None) -> str:
+    def offer(self, principal: Principal, service: str, pod: Pod, record: str) -> str:
         """Return the text for a client that connects to a pod itself; it may be empty.
 
-        The session counts when the pod has said that it ended, at most `longest_s` seconds.
+        Its time counts when the pod has said that it ended, at most the limit of the tenant.
+        `record` is what `new_record` has returned.
         """
         if self._texts is None:
             return ""
+        longest_s = None if principal.tenant is None else principal.tenant.limits.session_s
+        secret = principal.client_secret
         return self._texts.seal(
             PlacedConnection(
-                record=f"conn_{secrets.token_hex(12)}",
+                record=record,
                 pod_uid=pod.uid,
-                account=_account(tenant, service, pod.gpu_class),
+                account=_account(principal.tenant_name, service, pod.gpu_class),
                 is_new=True,
                 at_ms=round(self._time_s() * 1000),
                 capacity=self._capacity_of(pod.key),
                 is_direct=True,
                 longest_ms=None if longest_s is None else longest_s * 1000,
+                source=principal.source,
+                secret_id="" if secret is None else secret.secret_id,
             )
         )
 
@@ -192,13 +220,12 @@ class Meter:
         self._placed.pop(record, None)
         segment = Segment(
             self,
-            record or f"conn_{secrets.token_hex(12)}", account, pod, is_new, count_bytes,
+            record or new_record(), account, pod, is_new, count_bytes,
             self._time_s(), now, now,
         )  # fmt: skip
         self._open.add(segment)
         if session_id is not None:
-            self._accounts[f"{pod} {session_id}"] = account
-            _bound(self._accounts, MAX_KNOWN_SESSIONS)
+            self._know(pod, session_id, account)
         return segment
 
     def finish(self, segment: Segment) -> None:
@@ -229,7 +256,10 @@ class Meter:
         if isinstance(found, StateFault):
             raise errors.StateError(found.key, found.value, found.limit)
         self._take_claims(pod, document)
+        self._follow_direct(pod, found)
         for each in found:
+            if each.ended and self._direct is not None:
+                self._direct.end(pod, each.id)
             account = self._accounts.get(f"{pod.key} {each.id}")
             if account is None:  # of another gateway, or of nobody
                 continue
@@ -237,6 +267,20 @@ class Meter:
             figures = usage.of(speech_ms=each.speech_ms, frames=each.frames)
             record_id = f"pod_{pod.uid}_{each.id}"
             self._of_pods[record_id] = Record(record_id, account, figures, each.ended, details)
+
+    def _follow_direct(self, pod: Pod, sessions: Iterable[SessionUsage]) -> None:
+        """Take which sessions without a gateway a pod has, and whom they count for."""
+        if self._direct is None or self._texts is None:
+            return
+        self._direct.on_line(pod)
+        for each in sessions:
+            placed = self._texts.open(each.account) if each.account else None
+            if placed is not None and self._direct.begin(pod, each.id, placed):
+                self._know(pod.key, each.id, placed.account)
+
+    def _know(self, pod: str, session_id: str, account: Account) -> None:
+        self._accounts[f"{pod} {session_id}"] = account
+        _bound(self._accounts, MAX_KNOWN_SESSIONS)
 
     def _take_claims(self, pod: Pod, document: Mapping[str, Any]) -> None:
         """Take what a pod says of connections that have ended; own ones are known better here."""

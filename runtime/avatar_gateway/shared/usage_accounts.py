@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from avatar_gateway.core.tenants import Credential, CredentialKind
 from avatar_gateway.core.usage import Account, PlacedConnection
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class UsageAccounts:
             placed.capacity,
         ]
         if placed.is_direct:
-            fields += [1, placed.longest_ms]
+            source = placed.source
+            fields += [1, placed.longest_ms, source.kind.value, source.name, placed.secret_id]
         return ciphers.encrypt(json.dumps(fields, separators=(",", ":")).encode()).decode()
 
     def open(self, text: str) -> PlacedConnection | None:
@@ -61,31 +63,9 @@ class UsageAccounts:
         if ciphers is None:
             return None
         try:
-            fields = json.loads(ciphers.decrypt(text.encode()))
+            return _placed(json.loads(ciphers.decrypt(text.encode())))
         except (InvalidToken, ValueError):
             return None
-        match fields:
-            case [
-                str(record),
-                str(pod_uid),
-                str(tenant),
-                str(service),
-                str(gpu_class),
-                int(is_new),
-                int(at_ms),
-                int(capacity),
-                *direct,
-            ] if _RECORD.fullmatch(record):
-                account = Account(tenant, service, gpu_class)
-                placed = PlacedConnection(record, pod_uid, account, bool(is_new), at_ms, capacity)
-                match direct:
-                    case []:
-                        return placed
-                    case [1, int() | None as longest_ms]:
-                        return replace(placed, is_direct=True, longest_ms=longest_ms)
-                return None
-            case _:
-                return None
 
     def _current(self) -> MultiFernet | None:
         """Return the ciphers of the present keys, of which the first one encrypts."""
@@ -100,3 +80,40 @@ def _cipher(key: str) -> Fernet:
     """Return the cipher of a gateway key. Its secret is HMAC-SHA256, which pods cannot derive."""
     secret = hmac.new(key.encode(), _PURPOSE, hashlib.sha256).digest()
     return Fernet(base64.urlsafe_b64encode(secret))
+
+
+def _placed(fields: object) -> PlacedConnection | None:
+    """Return what the fields of a text say; `None` for those of another release.
+
+    Raises:
+        ValueError: the kind of the credential is unknown.
+    """
+    match fields:
+        case [
+            str(record),
+            str(pod_uid),
+            str(tenant),
+            str(service),
+            str(gpu_class),
+            int(is_new),
+            int(at_ms),
+            int(capacity),
+            *direct,
+        ] if _RECORD.fullmatch(record):
+            account = Account(tenant, service, gpu_class)
+            placed = PlacedConnection(record, pod_uid, account, bool(is_new), at_ms, capacity)
+        case _:
+            return None
+    match direct:
+        case []:
+            return placed
+        case [1, int() | None as longest_ms, str(kind), str(name), str(secret_id)]:
+            return replace(
+                placed,
+                is_direct=True,
+                longest_ms=longest_ms,
+                source=Credential(CredentialKind(kind), name),
+                secret_id=secret_id,
+            )
+        case _:
+            return None

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.runtime import Runtime
 
 _MAX_BODY_BYTES: Final = 4096
+_CLOSE_CODES: Final = (4000, 4999)
+"""The close codes for applications (RFC 6455, section 7.4.2)."""
+_MAX_REASON: Final = 123
+"""Bytes of the reason in a close frame (RFC 6455, section 5.5)."""
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,6}")
 
 
@@ -95,6 +99,15 @@ def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
         live = await sessions.take(body, age_s)
         ttl_ms = runtime.settings.sessions.resume_ttl_s * 1000
         return JSONResponse({"session": {"id": live.session.id}, "ttl_ms": ttl_ms})
+
+    @app.post(f"{labels.SESSIONS_PATH}/{{session_id}}/end", dependencies=[Depends(may_move)])
+    async def end(session_id: str, body: Annotated[StrictFields, Depends(body_of)]) -> Response:
+        code = body.integer("close_code", *_CLOSE_CODES)
+        reason = body.text("reason")
+        if len(reason.encode()) > _MAX_REASON:
+            raise body.invalid("reason", f"must have at most {_MAX_REASON} bytes", _MAX_REASON)
+        sessions.end(session_id, code, reason)
+        return JSONResponse({})
 
     @app.get(labels.SNAPSHOTS_PATH, dependencies=[Depends(may_move)])
     async def snapshots(gateway: str) -> StreamingResponse:

@@ -132,7 +132,8 @@ async def _open_session(
     except BaseException:
         runtime.slots.release()
         raise
-    return sessions.start(request, avatar, session_id)
+    account = "" if claims is None else usage.parse_account(claims.account)
+    return sessions.start(request, avatar, session_id, account)
 
 
 async def _resume(

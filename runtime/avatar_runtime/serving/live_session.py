@@ -99,6 +99,8 @@ class LiveSession:
         self.replay = ReplayMemory(settings.fps)
         self.encoder = runtime.video_encoders.open()
         self.tokens = tokens
+        self.account = ""
+        """What gateways know a session by that was opened without one; empty for others."""
         self.former_ids: tuple[str, ...] = ()
         """Ids of the session on other pods, by which its client may ask for it."""
         self.frames_sent = 0

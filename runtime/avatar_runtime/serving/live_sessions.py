@@ -58,11 +58,16 @@ class LiveSessions:
         return None if live is None else live.session.id
 
     def start(
-        self, request: admission.SessionRequest, avatar: str | None, session_id: str
+        self,
+        request: admission.SessionRequest,
+        avatar: str | None,
+        session_id: str,
+        account: str = "",
     ) -> LiveSession:
         """Start the session of a request, and return its slot when it has ended.
 
-        The caller has acquired the slot.
+        The caller has acquired the slot. `account` is that of the one-time token, if the client has
+        come without a gateway.
         """
         runtime, tokens = self._runtime, ResumeTokens()
         settings = runtime.settings
@@ -84,9 +89,22 @@ class LiveSessions:
         clock = SessionClock(runtime.clock)
         live = LiveSession(session, runtime, clock, tokens, request.dialect)
         live.remaining_s = duration_s
+        live.account = account
         _log.info("session opened session=%s sessions=%d", session.id, runtime.slots.sessions)
         self._run(live)
         return live
+
+    def end(self, session_id: str, close_code: int, reason: str) -> None:
+        """End a session for a gateway that does not carry it.
+
+        Raises:
+            Rejection: this pod does not have the session.
+        """
+        live = self._sessions.get(session_id)
+        if live is None:
+            raise session_moves.not_found(session_id)
+        live.end(close_code, reason)
+        _log.info("session ended by a gateway session=%s reason=%s", live.session.id, reason)
 
     # Moving
 

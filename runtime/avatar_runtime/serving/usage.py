@@ -25,6 +25,10 @@ class Metered(Protocol):
     def usage(self) -> SessionUsageDocument:
         """What it has used on this pod so far."""
 
+    @property
+    def account(self) -> str:
+        """What gateways know a direct session by; empty for a session from a gateway."""
+
 
 class Stopping(Protocol):
     """What a stream needs to know of the runtime: `Runtime` implements it."""
@@ -52,6 +56,8 @@ class UsageReports:
         self._clock = clock
         self._live: dict[str, Metered] = {}
         self._ended: OrderedDict[str, tuple[float, SessionUsageDocument]] = OrderedDict()
+        self._accounts: dict[str, str] = {}
+        """The texts of direct sessions, also of those that have ended."""
         self._connections: deque[_EndedConnection] = deque(maxlen=usage.MAX_KEPT)
         self._ended_connections = 0
 
@@ -88,6 +94,12 @@ class UsageReports:
     def add(self, session_id: str, session: Metered) -> None:
         """Report a session from now on."""
         self._live[session_id] = session
+        if session.account:
+            self._accounts[session_id] = session.account
+
+    def account(self, session_id: str) -> str:
+        """Return what gateways know a direct session by; empty for other sessions."""
+        return self._accounts.get(session_id, "")
 
     def remove(self, session_id: str) -> None:
         """Keep the last figures of a session that has ended, for a while."""
@@ -98,7 +110,8 @@ class UsageReports:
             ended_at, _ = next(iter(self._ended.values()))
             if ended_at >= oldest and len(self._ended) <= usage.MAX_KEPT:
                 return
-            self._ended.popitem(last=False)
+            forgotten, _ = self._ended.popitem(last=False)
+            self._accounts.pop(forgotten, None)
 
     def documents(self) -> Iterator[SessionUsageDocument]:
         """Yield the figures of all sessions, the ended ones first."""
@@ -113,19 +126,34 @@ class UsageWatcher:
         self._reports = reports
         self._told: dict[str, SessionUsageDocument] = {}
         self._next_connection = 0
+        self._accounts_left = usage.ACCOUNTS_A_LINE
+        """How many more accounts the present line can have."""
 
     def next_changes(self) -> list[SessionUsageDocument]:
         """Return the figures that have changed since the last call."""
         current = {document["id"]: document for document in self._reports.documents()}
-        changed = [each for key, each in current.items() if self._told.get(key) != each]
-        del changed[usage.SESSIONS_A_LINE :]
         self._told = {key: told for key, told in self._told.items() if key in current}
-        self._told |= {document["id"]: document for document in changed}
+        changed: list[SessionUsageDocument] = []
+        accounts = usage.ACCOUNTS_A_LINE
+        for key, document in current.items():
+            told = self._told.get(key)
+            if told == document:
+                continue
+            account = self._reports.account(key) if told is None else ""
+            if len(changed) == usage.SESSIONS_A_LINE or (account and not accounts):
+                break
+            accounts -= bool(account)
+            self._told[key] = document
+            changed.append({**document, "account": account} if account else document)
+        self._accounts_left = accounts
         return changed
 
     def next_connections(self) -> list[ConnectionUsageDocument]:
-        """Return connections that have ended since the last call."""
-        found = self._reports.connections(self._next_connection)[: usage.CONNECTIONS_A_LINE]
+        """Return connections that have ended since the last call.
+
+        Called after `next_changes`, whose accounts are in the same line.
+        """
+        found = self._reports.connections(self._next_connection)[: self._accounts_left]
         if found:
             self._next_connection = found[-1][0] + 1
         return [document for _, document in found]

@@ -13,10 +13,17 @@ from avatar_contracts.direct_tokens import MAX_CHARACTERS, TTL_S, DirectClaims, 
 from avatar_contracts.tokens import gateway_key, session_token
 from avatar_gateway import errors
 from avatar_gateway.core import usage
-from avatar_gateway.core.tenants import PLATFORM, Principal, Tenant, TenantLimits
+from avatar_gateway.core.tenants import (
+    ClientSecretUse,
+    Credential,
+    CredentialKind,
+    Principal,
+    Tenant,
+    TenantLimits,
+)
 from avatar_gateway.core.usage import Record
 from avatar_gateway.serving.auth import Authenticator
-from avatar_gateway.serving.direct import check_limits
+from avatar_gateway.serving.direct import MAX_ISSUER
 from avatar_gateway.shared.leases import Leases
 from avatar_gateway.shared.memory import MemoryState
 from avatar_gateway.shared.metering import Meter
@@ -92,32 +99,75 @@ async def test_direct_mode_is_off_by_default(gateway: Any) -> None:
     assert (await _post(gateway, {"model": "acme/concierge"}))[0] == 404
 
 
+def _as_caller(monkeypatch: pytest.MonkeyPatch, principal: Principal) -> None:
+    async def authenticate(*_: object) -> Principal:
+        return principal
+
+    monkeypatch.setattr(Authenticator, "authenticate", authenticate)
+    monkeypatch.setattr(TenantRegistry, "permits", lambda *_: True)
+
+
 @pytest.mark.parametrize(
-    "limits",
-    [TenantLimits(sessions=5), TenantLimits(sessions_per_service=5)],
+    ("limits", "param"),
+    [
+        (TenantLimits(sessions=2), "sessions"),
+        (TenantLimits(sessions_per_service=2), "sessionsPerService"),
+    ],
     ids=["sessions", "sessions per service"],
 )
-def test_a_tenant_with_limits_of_sessions_cannot_use_it(limits: TenantLimits) -> None:
-    with pytest.raises(errors.Rejection, match="direct sessions cannot keep"):
-        check_limits(Principal(Tenant("a", limits)))
+async def test_offers_count_for_the_limits_of_a_tenant(
+    limits: TenantLimits,
+    param: str,
+    make_gateway: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _as_caller(monkeypatch, Principal(Tenant("acme", limits)))
+    async with make_gateway(direct_url=URL) as gateway:
+        await gateway.pod("p1", capacity=4)
+        for _ in range(2):
+            assert (await _post(gateway, {"model": "acme/concierge"}))[0] == 201
+        status, refused = await _post(gateway, {"model": "acme/concierge"})
+        assert (status, refused["error"]["code"]) == (429, "quota_exceeded")
+        assert (refused["error"]["param"], refused["error"]["limit"]) == (param, 2)
 
 
-def test_other_callers_can_use_it() -> None:
-    check_limits(PLATFORM)
-    check_limits(Principal(Tenant("a")))
-    check_limits(Principal(Tenant("a", TenantLimits(session_s=60, minutes_per_month=5))))
+async def test_an_offer_that_fails_counts_for_nothing(
+    make_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _as_caller(monkeypatch, Principal(Tenant("acme", TenantLimits(sessions=1))))
+
+    async def used_up(*_: object) -> None:
+        raise errors.Rejection("unauthenticated", "the client secret is used up")
+
+    async with make_gateway(direct_url=URL) as gateway:
+        await gateway.pod("p1", capacity=4)
+        with monkeypatch.context() as changed:
+            changed.setattr(Authenticator, "count_use", used_up)
+            assert (await _post(gateway, {"model": "acme/concierge"}))[0] == 401
+        gateway.keys.clear()
+        assert (await _post(gateway, {"model": "acme/concierge"}))[0] == 503
+        gateway.keys.append(gateway_key(MASTER))
+        assert (await _post(gateway, {"model": "acme/concierge"}))[0] == 201
+
+
+async def test_the_name_of_an_issuer_must_fit_in_what_the_pod_gets(
+    make_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Credential(CredentialKind.JWT, "https://" + "i" * MAX_ISSUER)
+    _as_caller(monkeypatch, Principal(Tenant("acme"), source))
+    async with make_gateway(direct_url=URL) as gateway:
+        await gateway.pod("p1")
+        status, refused = await _post(gateway, {"model": "acme/concierge"})
+        assert (status, refused["error"]["code"]) == (403, "direct_mode_unavailable")
+        assert refused["error"]["limit"] == MAX_ISSUER
 
 
 async def test_the_token_has_the_account_and_the_limit_of_the_tenant(
     make_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    source = Credential(CredentialKind.API_KEY, "0123456789abcdef")
     tenant = Tenant("acme", TenantLimits(session_s=60, minutes_per_month=1))
-
-    async def authenticate(*_: object) -> Principal:
-        return Principal(tenant)
-
-    monkeypatch.setattr(Authenticator, "authenticate", authenticate)
-    monkeypatch.setattr(TenantRegistry, "permits", lambda *_: True)
+    _as_caller(monkeypatch, Principal(tenant, source, client_secret=ClientSecretUse("cs_1", 0)))
     now = asyncio.get_running_loop().time
     state, texts = MemoryState(time), UsageAccounts(lambda: ["a-gateway-key"])
     meter = Meter(state, UsageLog(""), "g1", lambda _: 4, now, time, accounts=texts)
@@ -133,6 +183,7 @@ async def test_the_token_has_the_account_and_the_limit_of_the_tenant(
         assert placed is not None
         assert (placed.account.tenant, placed.account.service) == ("acme", "acme/concierge")
         assert (placed.is_direct, placed.longest_ms) == (True, 60_000)
+        assert (placed.source, placed.secret_id) == (source, "cs_1")
         (pod,) = gateway.registry.pods.values()
         assert placed.pod_uid == pod.uid
 

@@ -113,6 +113,60 @@ async def test_the_name_of_a_session_that_another_lease_has_is_not_taken() -> No
     await refused(leases)
 
 
+async def test_an_offered_session_counts_from_the_offer_until_its_end() -> None:
+    now = [0.0]
+    leases = in_memory(lambda: now[0])
+    for number in range(7):
+        await leases.offer(ACME, "acme/a", f"conn_{number}")
+    await refused(leases)
+    adopted = leases.adopt("acme", "acme/a", "conn_0", "sess_0")
+    for now[0] in (20.0, 40.0):  # nobody came for the others
+        await leases.report()
+    assert leases.overview.tenants["acme"].sessions == 1
+    assert leases.usage("acme").sessions == 1
+    again = await leases.take_over(ACME, "acme/a", "sess_0")  # resumed through a gateway
+    await leases.report()
+    assert leases.overview.tenants["acme"].sessions == 1
+    again.release()
+    adopted.release()
+    await leases.report()
+    assert leases.overview.tenants == {}
+
+
+async def test_an_offer_that_nobody_gets_is_free_at_once() -> None:
+    leases = in_memory()
+    offers = [await leases.offer(ACME, "acme/a", f"conn_{number}") for number in range(7)]
+    with pytest.raises(errors.Rejection, match=r"limits\.sessions"):
+        await leases.offer(ACME, "acme/a", "conn_7")
+    leases.withdraw(offers[0])
+    await leases.offer(ACME, "acme/a", "conn_8")
+
+
+@pytest.mark.slow
+async def test_all_gateways_renew_an_offered_session_and_count_it_once(
+    redis_server: RedisServer,
+) -> None:
+    globex = Tenant("globex", TenantLimits(sessions=1))
+    async with two_gateways(redis_server) as (first, second, client):
+        await first.offer(globex, "globex/a", "conn_0")
+        with pytest.raises(errors.Rejection, match=r"limits\.sessions"):
+            await second.acquire(globex, "globex/a")
+        held = [each.adopt("globex", "globex/a", "conn_0", "sess_0") for each in (first, second)]
+        for each in (first, second, first):
+            await each.report()
+        assert second.overview.tenants["globex"].sessions == 1
+        assert (first.usage("globex").sessions, second.usage("globex").sessions) == (1, 0)
+        first.forget(held[0])  # it has died
+        for _ in range(2):
+            await shift_leases(client, TTL_MS - 5000)
+            await second.report()
+        assert second.overview.tenants["globex"].sessions == 1
+        held[1].release()
+        held[1].release()
+        await second.report()
+        assert second.overview.tenants.get("globex", Usage()).sessions == 0
+
+
 async def test_a_cancelled_request_gives_back_what_it_may_have_got() -> None:
     leases = in_memory()
     memory = leases.state

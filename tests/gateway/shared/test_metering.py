@@ -18,7 +18,7 @@ from tests import redis_server as redis_servers
 from avatar_gateway import errors
 from avatar_gateway.core import usage
 from avatar_gateway.core.model import Pod
-from avatar_gateway.core.tenants import Tenant, TenantLimits
+from avatar_gateway.core.tenants import Principal, Tenant, TenantLimits
 from avatar_gateway.core.usage import NONE, Account, Record, sums
 from avatar_gateway.metrics import MAX_USAGE_SERIES, Metrics
 from avatar_gateway.shared import metering, usage_log
@@ -255,6 +255,10 @@ async def test_a_pod_cannot_claim_more_than_its_living_gateway_has_measured(
     await connection.close()
 
 
+def caller(longest_s: int | None) -> Principal:
+    return Principal(Tenant("acme", TenantLimits(session_s=longest_s)))
+
+
 @pytest.mark.parametrize("shares", [True, False], ids=["redis", "memory"])
 async def test_a_direct_session_counts_once_however_many_gateways_hear_of_it(
     shares: bool, redis_server: RedisServer, tmp_path: Path
@@ -280,7 +284,7 @@ async def test_a_direct_session_counts_once_however_many_gateways_hear_of_it(
             await meter.close_abandoned()
         return dict(sums(await state.usage(*AROUND_NOW)))
 
-    text = meters[0].offer("acme", "acme/s", pod(), longest_s=60)
+    text = meters[0].offer(caller(60), "acme/s", pod(), metering.new_record())
     clock.now += 8
     assert await report(text, 5_000, pod("p2")) == {}  # of another pod
     used = usage.of(sessions=1, session_ms=5000, gpu_ms=1250)
@@ -291,11 +295,11 @@ async def test_a_direct_session_counts_once_however_many_gateways_hear_of_it(
     (entry,) = map(json.loads, log.read_text().splitlines())
     assert (entry["tenant"], entry["direct"], entry["pod"]) == ("acme", True, "acme/p1")
 
-    text = meters[-1].offer("acme", "acme/s", pod(), longest_s=60)
+    text = meters[-1].offer(caller(60), "acme/s", pod(), metering.new_record())
     clock.now += 1000
     (total,) = (await report(text, 10**9, pod())).values()
     assert total == usage.of(sessions=2, session_ms=65_000, gpu_ms=16_250)  # its limit
-    text = meters[0].offer("acme", "acme/s", pod(), longest_s=None)
+    text = meters[0].offer(caller(None), "acme/s", pod(), metering.new_record())
     clock.now += CLAIM_AGE_MS / 1000
     assert list((await report(text, 10**9, pod())).values()) == [total]
     await connection.close()

@@ -10,7 +10,9 @@ from cryptography.fernet import Fernet
 
 from avatar_contracts import usage as contract
 from avatar_gateway.core import usage
+from avatar_gateway.core.tenants import Credential, CredentialKind
 from avatar_gateway.core.usage import Account, PlacedConnection
+from avatar_gateway.serving.direct import MAX_ISSUER
 from avatar_gateway.shared.usage_accounts import UsageAccounts
 
 NOW_MS = 1_000_000
@@ -32,10 +34,31 @@ def test_every_gateway_reads_what_one_has_made_also_during_a_rotation() -> None:
 
 
 @pytest.mark.parametrize("longest_ms", [None, 60_000])
-def test_the_text_of_a_direct_session_has_its_limit(longest_ms: int | None) -> None:
-    placed = replace(PLACED, is_direct=True, longest_ms=longest_ms)
+def test_the_text_of_a_direct_session_has_its_limit_and_its_credential(
+    longest_ms: int | None,
+) -> None:
+    source = Credential(CredentialKind.API_KEY, "0123456789abcdef")
+    placed = replace(PLACED, is_direct=True, longest_ms=longest_ms, source=source, secret_id="cs_1")
     accounts = UsageAccounts(lambda: ["a-key"])
     assert accounts.open(accounts.seal(placed)) == placed
+
+
+def test_the_text_with_the_longest_names_is_one_that_pods_send_back() -> None:
+    account = Account("t" * 63, "n" * 63 + "/" + "s" * 63, "c" * 63)
+    placed = PlacedConnection(
+        record=PLACED.record,
+        pod_uid="u" * 36,
+        account=account,
+        is_new=True,
+        at_ms=2**42,
+        capacity=1000,
+        is_direct=True,
+        longest_ms=86_400_000,
+        source=Credential(CredentialKind.JWT, "i" * MAX_ISSUER),
+        secret_id="secret_" + "0" * 24,
+    )
+    text = UsageAccounts(lambda: ["a-key"]).seal(placed)
+    assert contract.parse_account(text) == text
 
 
 def test_a_pod_can_send_it_back_and_does_not_learn_the_tenant() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from avatar_contracts import labels
 from avatar_contracts.direct_tokens import DirectClaims, make
 from avatar_runtime.errors import Rejection
 from avatar_runtime.serving import direct_access
@@ -19,7 +21,7 @@ from avatar_runtime.serving.admission import SessionRequest
 from avatar_runtime.serving.direct_access import DirectAccess, as_session_request
 
 if TYPE_CHECKING:
-    from tests.runtime.serving.conftest import Serve
+    from tests.runtime.serving.conftest import Client, Serve
 
 KEY = "session-token-of-the-service"
 POD = "concierge-0"
@@ -149,3 +151,63 @@ def test_used_tokens_are_remembered_until_they_expire(monkeypatch: pytest.Monkey
     now[0] = 10.0
     access.use(_claims(3, expires_at=20))
     assert access.claims(_request("sk-other")) is None
+
+
+def _id(client: Client) -> str:
+    (created,) = client.of("session.created")
+    session_id: str = created["session"]["id"]
+    return session_id
+
+
+async def _end(served: Any, session_id: str, body: Any, token: str = KEY) -> tuple[int, Any]:
+    address = f"http://{served.admin}{labels.SESSIONS_PATH}/{session_id}/end"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(address, json=body, headers=headers) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"close_code": 1000}, "close_code"),
+        ({"close_code": 5000}, "close_code"),
+        ({"reason": "ü" * 62}, "reason"),
+        ({"reason": None}, "reason"),
+    ],
+)
+async def test_a_wrong_request_to_end_a_session_changes_nothing(
+    serve: Serve, change: dict[str, Any], param: str
+) -> None:
+    async with serve(AVATAR_SESSION_TOKEN=KEY) as served:
+        async with served.client(additional_headers=_headers(make(KEY, _claims()))) as client:
+            body = {"close_code": 4401, "reason": "credential_revoked"} | change
+            status, answer = await _end(served, _id(client), body)
+            assert (status, answer["error"]["param"]) == (400, param)
+            assert served.runtime.slots.sessions == 1
+
+
+async def test_a_gateway_ends_a_session_that_it_does_not_carry(serve: Serve) -> None:
+    body = {"close_code": 4401, "reason": "credential_revoked: the credential was revoked"}
+    async with serve(AVATAR_SESSION_TOKEN=KEY, AVATAR_STATE_TOKEN="state") as served:
+        async with served.client(additional_headers=_headers(make(KEY, _claims()))) as client:
+            assert (await _end(served, _id(client), body, "state"))[0] == 401
+            assert (await _end(served, "sess_x", body))[0] == 404
+            assert (await _end(served, _id(client), body))[0] == 200
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.until("anything")
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4401, body["reason"])
+
+
+async def test_only_a_session_of_a_token_has_its_text_in_the_usage(serve: Serve) -> None:
+    claims = replace(_claims(), account="gAAAA-text_=")
+    async with serve(AVATAR_SESSION_TOKEN=KEY) as served:
+        reports = served.runtime.usage
+        async with served.client(additional_headers=_headers(make(KEY, claims))) as direct:
+            gateway = {labels.SESSION_TOKEN_HEADER: KEY, labels.USAGE_HEADER: "gAAAA-other="}
+            async with served.client(additional_headers=gateway) as carried:
+                assert reports.account(_id(direct)) == "gAAAA-text_="
+                assert reports.account(_id(carried)) == ""

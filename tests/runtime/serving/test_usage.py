@@ -13,6 +13,7 @@ from tests.runtime.serving.conftest import DEADLINE_S
 
 from avatar_contracts import labels, tokens, usage
 from avatar_contracts.documents import MAX_LINE_BYTES
+from avatar_contracts.state import StateFault
 from avatar_runtime.serving.usage import UsageReports, UsageWatcher, encode
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ KEY = "a-gateway-key-of-some-length"
 class FakeSession:
     """A session whose figures a test sets."""
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, account: str = "") -> None:
+        self.account = account
         self.usage: SessionUsageDocument = {
             "id": session_id, "frames": 0, "speech_ms": 0, "ended": False,
         }  # fmt: skip
@@ -80,6 +82,26 @@ def test_ended_sessions_are_bounded_and_a_line_too() -> None:
     assert told == [str(number) for number in range(10, usage.MAX_KEPT + 10)]
 
 
+def test_the_text_of_a_direct_session_is_told_once_to_each_reader() -> None:
+    clock = Clock()
+    reports = UsageReports(clock)
+    direct, other = FakeSession("a", "text"), FakeSession("b")
+    reports.add("a", direct)
+    reports.add("b", other)
+    early = UsageWatcher(reports)
+    introduced: dict[str, object] = {**direct.usage, "account": "text"}
+    assert early.next_changes() == [introduced, other.usage]
+    direct.speak(2)
+    assert early.next_changes() == [direct.usage]
+    reports.remove("a")
+    assert early.next_changes() == [{**direct.usage, "ended": True}]
+    late = UsageWatcher(reports).next_changes()
+    assert late == [{**direct.usage, "ended": True, "account": "text"}, other.usage]
+    clock.now += usage.KEPT_S + 1
+    reports.remove("b")
+    assert reports.account("a") == ""
+
+
 def test_connections_that_have_ended_are_reported_once_to_each_reader() -> None:
     clock = Clock()
     reports = UsageReports(clock)
@@ -110,19 +132,23 @@ def test_connections_that_have_ended_are_reported_once_to_each_reader() -> None:
 def test_the_longest_line_is_one_that_gateways_read() -> None:
     reports = UsageReports(Clock())
     for number in range(usage.MAX_KEPT):
-        session = FakeSession(f"sess_{number:024x}")
+        session = FakeSession(f"sess_{number:024x}", "a" * usage.MAX_ACCOUNT)
         session.usage = {**session.usage, "frames": 10**7, "speech_ms": 10**9}
         reports.add(session.usage["id"], session)
         reports.remove(session.usage["id"])
         with reports.connected("a" * usage.MAX_ACCOUNT):
             pass
-    watcher, ended = UsageWatcher(reports), 0
-    while changes := watcher.next_changes():
-        connections = watcher.next_connections()
+    watcher, sessions, ended = UsageWatcher(reports), 0, 0
+    while True:
+        changes, connections = watcher.next_changes(), watcher.next_connections()
+        if not changes and not connections:
+            break
         line = encode("p" * 253, changes, connections)
         assert len(line) < MAX_LINE_BYTES
+        assert not isinstance(usage.parse_usage(json.loads(line)), StateFault)
+        sessions += len(changes)
         ended += len(connections)
-    assert ended > 0
+    assert (sessions, ended) == (usage.MAX_KEPT, usage.MAX_KEPT)
     assert isinstance(usage.parse_connections(json.loads(line)), list)
 
 
