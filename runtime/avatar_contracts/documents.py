@@ -18,7 +18,7 @@ def parse(text: bytes | bytearray | str) -> Any:
             Python otherwise reads NaN, Infinity and 1e999 as numbers that JSON cannot repeat.
     """
     try:
-        return json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
+        return _DECODER.decode(text if isinstance(text, str) else text.decode())
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
@@ -32,6 +32,10 @@ def _finite(text: str) -> float:
     if isinf(value):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_finite)
+"""Made once: `json.loads` with these arguments makes one for each text."""
 
 
 def parse_object(text: bytes | bytearray | str) -> dict[str, Any]:

@@ -179,6 +179,7 @@ async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | 
             gateway_keys,
             _backoff,
             metrics.count_state_fault,
+            registry.refresh_state,
         )
         uses = PodStreams(
             USAGE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -138,6 +138,13 @@ class PodRegistry:
         if state.at >= self._full_since.get(key, math.inf):
             del self._full_since[key]
         self._rank(known)
+
+    def refresh_state(self, pod: Pod, now: float) -> bool:
+        """Store that a pod says the same as before; return False if nothing is known of it."""
+        state = self._states.get(pod.key)
+        if state is not None:
+            self.update_state(pod, replace(state, at=now, sequence=state.sequence + 1))
+        return state is not None
 
     def candidates(self, service: str) -> Sequence[routing.Candidate]:
         """Return the pods of a service in the form that `routing.order` reads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +41,9 @@ class StreamKind:
     """Time without a line after which the connection is taken as dead."""
 
 
+_SEQUENCE: Final = re.compile(rb'"sequence": ?[0-9]{1,18}')
+"""What differs between the lines of a pod that has nothing new to say."""
+
 STATES: Final = StreamKind("state", labels.STATE_PATH, POD_RATE, 2 * routing.STALE_S)
 USAGE: Final = StreamKind("usage", labels.USAGE_PATH, usage.READ_RATE, 3 * usage.LINE_AGE_S)
 
@@ -70,14 +74,17 @@ class PodStreams:
         read_keys: Callable[[], tuple[str, ...]],
         new_backoff: Callable[[], Backoff],
         on_fault: Callable[[], None] = lambda: None,
+        on_same_line: Callable[[Pod, float], bool] = lambda _pod, _now: False,
     ) -> None:
         """`on_line` gets the pod, the object of its line and the time of the event loop.
 
         It raises `StateError` for a wrong line, which ends the stream. `read_keys` returns the
         gateway keys, the current one first. `on_fault` is called for each stream that ends because
-        of what a pod sent.
+        of what a pod sent. `on_same_line` gets the pod and the time if a line differs from the one
+        before in its sequence number only; if it returns False, the line is parsed.
         """
         self._kind = kind
+        self._on_same_line = on_same_line
         self._on_line = on_line
         self._registry = registry
         self._http = http
@@ -126,8 +133,12 @@ class PodStreams:
         ) as response:
             if response.connection is not None and response.connection.transport is not None:
                 socket_buffers.limit_unread(response.connection.transport)
+            last: bytes | None = None
             async for line in _lines(response.content, pace):
-                self._on_line(pod, parse_object(line), loop.time())
+                content = _SEQUENCE.sub(b"", line, count=1)
+                if content != last or not self._on_same_line(pod, loop.time()):
+                    self._on_line(pod, parse_object(line), loop.time())
+                last = content
                 backoff.reset()
 
 

@@ -195,6 +195,7 @@ async def _streaming(
             lambda: keys,
             lambda: Backoff(0.01, 0.02, lambda: 1.0),
             lambda: faults.append("fault"),
+            registry.refresh_state,
         )
         task = asyncio.create_task(streams.run())
         try:
@@ -229,23 +230,56 @@ async def test_a_pod_that_sends_as_fast_as_it_can_is_read_slowly(
     gateway: Any, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One read of the stream is handled at once; then the pod waits."""
-    parsed, parse = list[float](), model.parse_state
+    taken, update = list[float](), PodRegistry.update_state
     loop = asyncio.get_running_loop()
 
+    def count(registry: PodRegistry, pod: Any, state: Any) -> None:
+        taken.append(loop.time())
+        update(registry, pod, state)
+
+    pod = await gateway.pod("p1")
+    pod.raw_state = json.dumps(pod.line(0)).encode() + b"\n"
+    pod.raw_state *= 2**20 // len(pod.raw_state)  # 1 MiB every 50 ms
+    monkeypatch.setattr(PodRegistry, "update_state", count)
+    fresh = PodRegistry()
+    async with _streaming(fresh):
+        fresh.set_pod(pod.as_pod())
+        await until(lambda: taken)
+        await until(lambda: loop.time() - taken[0] > 1)
+        assert len(taken) < 2**19 // len(json.dumps(pod.line(0)))
+
+
+async def test_a_line_that_says_the_same_again_is_not_parsed(
+    gateway: Any, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed, parse = list[Any](), model.parse_state
+
     def count(document: Any, pod: Any, now: float) -> Any:
-        parsed.append(loop.time())
+        parsed.append(document)
         return parse(document, pod, now)
 
     monkeypatch.setattr(model, "parse_state", count)
     pod = await gateway.pod("p1")
-    pod.raw_state = json.dumps(pod.line(0)).encode() + b"\n"
-    pod.raw_state *= 2**20 // len(pod.raw_state)  # 1 MiB every 50 ms
     fresh = PodRegistry()
+
+    def state() -> Any:
+        return fresh.candidates("acme/concierge")[0].state
+
     async with _streaming(fresh):
         fresh.set_pod(pod.as_pod())
-        await until(lambda: parsed)
-        await until(lambda: loop.time() - parsed[0] > 1)
-        assert len(parsed) < 2**19 // len(json.dumps(pod.line(0)))
+        await until(state)
+        first = state()
+        await until(lambda: state().sequence > first.sequence + 3)
+        assert state().at > first.at
+        assert len(parsed) == 1
+        pod.capacity = 9
+        await until(lambda: state().capacity == 9)
+        assert len(parsed) == 2
+        # The registry has forgotten the state: the next line is parsed, whatever it says.
+        fresh.remove_pod("acme/p1")
+        fresh.set_pod(pod.as_pod())
+        await until(state)
+        assert state().capacity == 9
 
 
 @pytest.mark.parametrize("name", ["another", ""])

@@ -3,11 +3,12 @@
 Services have 100 pods with 8 slots each. The API server and the pods are fakes in one process
 (`localcluster.fakes.gateway_world`), the callers are in another one, and the gateways share a real
 Redis. A placement is everything from a new connection to a session that a pod has accepted, and its
-end; a direct one is the answer of `POST /v1/sessions` on a connection of its own. All processes
-share the machine, so the processor time of each part for a placement is measured, and the rate on
-two cores follows from that of the gateways. A gateway without any rule shows what the sockets and
-the event loop take. The decision alone is measured in this process: order the pods, reserve a slot,
-count its state. `localcluster.bench.flood` compares a tenant with and without the flood of another.
+end; a direct one is the answer of `POST /v1/sessions`, on a connection of its own, or on those that
+64 backends keep. All processes share the machine, so the processor time of each part for a
+placement is measured, and the rate on two cores follows from that of the gateways. A gateway
+without any rule shows what the sockets and the event loop take. The decision alone is measured in
+this process: order the pods, reserve a slot, count its state. `localcluster.bench.flood` compares a
+tenant with and without the flood of another.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis
 
+from avatar_contracts import direct_tokens
 from avatar_gateway.core import api_keys
 from avatar_gateway.core.model import Pod, State
 from avatar_gateway.core.routing import Shortage
@@ -239,6 +241,9 @@ async def run(
         # Last, because each reserves a slot for 20 s that nobody uses.
         direct = replace(load, is_direct=True, at_once=AT_ONCE, duration_s=DIRECT_S)
         found["direct"] = await parts.measure(direct)
+        await asyncio.sleep(direct_tokens.TTL_S)  # the reserved slots are free again
+        kept = replace(direct, keeps_connection=True)
+        found["direct_on_kept_connections"] = await parts.measure(kept)
     return {
         "pods": pods,
         "services": services,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ _DIRECT: Final = (
 _CLOSE: Final = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
 _OPENED: Final = b"HTTP/1.1 101 "
 _CREATED: Final = b"HTTP/1.1 201 "
+_LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]+)", re.IGNORECASE)
 _ANSWER_S: Final = 30.0
 
 
@@ -50,6 +52,8 @@ class Load:
     query: str = ""
     is_direct: bool = False
     """Whether they ask for the address of a pod instead of a session."""
+    keeps_connection: bool = False
+    """Whether each of `at_once` callers sends all its direct requests on one connection."""
 
     def request(self, model: str) -> bytes:
         """Return the request of a caller."""
@@ -133,6 +137,40 @@ class _Caller(asyncio.Protocol):
             self._deadline = self._loop.call_later(_ANSWER_S, self._transport.abort)
 
 
+class _KeptConnection(asyncio.Protocol):
+    """A connection on which one direct request follows the other, as a backend sends them."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._answered: asyncio.Future[bool] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+
+    async def ask(self, request: bytes) -> bool:
+        """Send a request, and return whether a pod was offered; raise `OSError` at an end."""
+        self._received.clear()
+        self._answered = self._loop.create_future()
+        self.transport.write(request)
+        async with asyncio.timeout(_ANSWER_S):
+            return await self._answered
+
+    def data_received(self, data: bytes) -> None:
+        """Take the answer."""
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head) if found else None
+        if length is not None and len(body) >= int(length[1]) and not self._answered.done():
+            self._answered.set_result(head.startswith(_CREATED))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request that waits."""
+        if not self._answered.done():
+            self._answered.set_exception(exc or ConnectionResetError())
+
+
 class _Callers:
     """Starts callers, which take the gateways and the models in turn."""
 
@@ -160,6 +198,22 @@ class _Callers:
             return
         await done
 
+    async def repeat(self, end: float) -> None:
+        """Be one backend with a connection that it keeps, until a time on the monotonic clock."""
+        number, self._number = self._number, self._number + 1
+        loop, result = asyncio.get_running_loop(), self._result
+        host = self._hosts[number % len(self._hosts)]
+        transport, kept = await loop.create_connection(_KeptConnection, *host)
+        while (started := time.monotonic()) < end:
+            request = self._requests[(number + result.opened) % len(self._requests)]
+            if await kept.ask(request):
+                result.opened += 1
+                result.delays.append(time.monotonic() - started)
+                result.started.append(started)
+            else:
+                result.refused += 1
+        transport.abort()
+
 
 async def _at_a_rate(load: Load, result: Result) -> None:
     callers = _Callers(load, result)
@@ -182,7 +236,8 @@ async def _one_after_another(load: Load, result: Result) -> None:
 
     async with asyncio.TaskGroup() as group:
         for _ in range(load.at_once):
-            group.create_task(repeat(), name="caller")
+            caller = callers.repeat(end) if load.keeps_connection else repeat()
+            group.create_task(caller, name="caller")
 
 
 async def run(load: Load) -> Result:
