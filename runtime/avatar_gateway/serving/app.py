@@ -80,7 +80,12 @@ class Gateway:
         self._placer = placer
         self._sessions = sessions
         self._access = Access(tenants, lambda: placer.services)
-        self._demand = DemandLimiter(sessions.set_waiting, self._usage)
+        self._demand = DemandLimiter(
+            sessions.set_waiting,
+            self._usage,
+            lambda tenant: leases.overview.waiting.get(tenant, {}),
+        )
+        leases.waiting = self._demand.waiting
         self._queues = WaitQueues(
             sessions,
             placer.end_session,

@@ -126,7 +126,7 @@ class Direct:
             longest_s,
         )
         query = f"?avatar={quote(asked.avatar, safe='')}" if asked.avatar else ""
-        _log.info("direct session offered service=%s pod=%s", asked.model, pod.key)
+        _log.debug("direct session offered service=%s pod=%s", asked.model, pod.key)
         return {
             "object": "avatar.direct_session",
             "model": asked.model,

@@ -351,9 +351,8 @@ class WaitQueues:
         if not callers:
             queue.at_limit.discard(principal.tenant_name)
         is_held = principal.tenant_name in queue.at_limit
-        if queue.shared is not None:
-            callers = min(callers, queue.permitted[principal.tenant_name])
-        self._demand.set_waiting(principal, service, callers, by_quota=is_held)
+        ranked = None if queue.shared is None else queue.permitted[principal.tenant_name]
+        self._demand.set_waiting(principal, service, callers, ranked=ranked, by_quota=is_held)
 
 
 def _now() -> float:

@@ -93,6 +93,8 @@ class Leases:
     def __init__(self, state: SharedState, gateway: str, now: Callable[[], float]) -> None:
         """`gateway` is unique for each process; `now` returns seconds on a monotonic clock."""
         self.state = state
+        self.waiting: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+        """Returns the callers that wait here, by tenant and service, for the other gateways."""
         self._gateway = gateway
         self._now = now
         self._held: dict[str, HeldLease] = {}
@@ -249,7 +251,7 @@ class Leases:
         async with self._in_turn:
             try:
                 await self._exchange(renews=True)
-                overview = await self.state.overview(self._gateway)
+                overview = await self.state.overview(self._gateway, self.waiting())
                 own = self._count_own()  # after that: what the overview counts is not new
             except errors.SharedStateUnavailable as error:
                 self._lose(error)

@@ -12,7 +12,7 @@ from avatar_gateway.core.use_counts import LocalUseCounts
 from avatar_gateway.shared.state import CLAIM_AGE_MS, RECORD_KEPT_MS, Finished, Overview
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import TenantLimits
@@ -68,7 +68,9 @@ class MemoryState:
             end = self._leases.suspend if each.is_suspended else self._leases.release
             end(each.lease, self._now_ms())
 
-    async def overview(self, gateway: str) -> Overview:
+    async def overview(
+        self, gateway: str, waiting: Mapping[str, Mapping[str, int]] | None = None
+    ) -> Overview:
         """See `SharedState`."""
         now_ms = self._now_ms()
         used = {tenant for tenant, month in self._ledger.months if month == self._month()}

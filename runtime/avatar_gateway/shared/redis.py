@@ -8,6 +8,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from avatar_gateway import errors
+from avatar_gateway.core import demand
 from avatar_gateway.core.leases import TTL_MS, Lease, QuotaExceeded, Usage
 from avatar_gateway.core.tenants import AtMonthlyLimit
 from avatar_gateway.core.usage import FIGURES, HIGHEST, NONE, Account, HourTotal, Record
@@ -15,7 +16,7 @@ from avatar_gateway.shared.connection import MAX_CALLS, load_script
 from avatar_gateway.shared.state import CLAIM_AGE_MS, Finished, Overview
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from avatar_contracts.state import SharedStateName
     from avatar_gateway.core.tenants import TenantLimits
@@ -136,19 +137,21 @@ class RedisState:
                 )
             )
 
-    async def overview(self, gateway: str) -> Overview:
+    async def overview(
+        self, gateway: str, waiting: Mapping[str, Mapping[str, int]] | None = None
+    ) -> Overview:
         """See `SharedState`."""
-        prefix, new_id = self.connection.prefix, token_hex(8)
-        values = (prefix, gateway, GATEWAY_TTL_MS, MAX_TENANTS, new_id, DATA_TTL_MS)
-        keys = ["gateways", "tenants", _DATA_ID]
-        replicas, data_id, *rest = await self.connection.run(_OVERVIEW, keys, values)
+        prefix, new_id, own = self.connection.prefix, token_hex(8), demand.encode(waiting or {})
+        values = (prefix, gateway, GATEWAY_TTL_MS, MAX_TENANTS, new_id, DATA_TTL_MS, own)
+        keys = ["gateways", "tenants", _DATA_ID, "waiting"]
+        replicas, data_id, others, *rest = await self.connection.run(_OVERVIEW, keys, values)
         self._data_id = data_id
         tenants = {}
         for at in range(0, len(rest), 4):
             name, sessions, month_ms, counts = rest[at : at + 4]
             by_service = {key: int(count) for key, count in zip(*[iter(counts)] * 2, strict=True)}
             tenants[name] = Usage(int(sessions), by_service, int(month_ms))
-        return Overview(int(replicas), tenants, data_id)
+        return Overview(int(replicas), tenants, data_id, demand.decode(others))
 
     async def report_usage(self, records: Sequence[Record]) -> None:
         """See `SharedState`."""

@@ -40,6 +40,8 @@ class Overview:
     tenants: Mapping[str, Usage] = field(default_factory=dict)
     data_id: str = ""
     """Another one after the server has lost its data; empty if that is not known."""
+    waiting: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Callers that wait at the other gateways, by tenant and service."""
 
 
 class SharedState(Protocol):
@@ -74,8 +76,13 @@ class SharedState(Protocol):
     async def finish(self, finished: Sequence[Finished]) -> None:
         """Release or suspend leases that these connections still own."""
 
-    async def overview(self, gateway: str) -> Overview:
-        """Register this gateway for some seconds and return what all gateways have."""
+    async def overview(
+        self, gateway: str, waiting: Mapping[str, Mapping[str, int]] | None = None
+    ) -> Overview:
+        """Register this gateway for some seconds and return what all gateways have.
+
+        `waiting` are the callers that wait here, by tenant and service.
+        """
 
     async def report_usage(self, records: Sequence[Record]) -> None:
         """Count what is new in records."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avatar_gateway.core import demand as core
 from avatar_gateway.core.demand import ARRIVAL_WINDOW_S, DemandLimiter, permitted
 from avatar_gateway.core.tenants import PLATFORM, Principal, Tenant, TenantLimits
 
@@ -143,3 +144,75 @@ def test_what_is_published_is_the_sum_of_what_each_tenant_may_use(
             able = {n: c for n, c in waiting[number].items() if n not in held[number]}
             expected.update(permitted(able, live[number], tenant.tenant.limits))
         assert {n: c for n, c in published.items() if c} == {n: c for n, c in expected.items() if c}
+
+
+class Gateways:
+    """Gateways that tell each other how many callers wait, as they do every 2 s."""
+
+    def __init__(self, count: int, limit: int, live: Mapping[str, int]) -> None:
+        self.tenant = _tenant(sessions=limit)
+        self.published: list[Counter[str]] = [Counter() for _ in range(count)]
+        self.heard: list[Mapping[str, Mapping[str, int]]] = [{} for _ in range(count)]
+        self.demands = [
+            DemandLimiter(
+                self.published[number].__setitem__,
+                lambda _: live,
+                lambda tenant, number=number: self.heard[number].get(tenant, {}),  # type: ignore[misc]
+            )
+            for number in range(count)
+        ]
+
+    def exchange(self) -> None:
+        texts = [core.encode(each.waiting()) for each in self.demands]
+        self.heard = [
+            core.decode(texts[:number] + texts[number + 1 :]) for number in range(len(texts))
+        ]
+
+    def wait(self, callers: Mapping[tuple[int, str], int]) -> None:
+        """Publish callers by gateway and service; each service has the order of all gateways."""
+        ahead: Counter[str] = Counter()
+        for (number, service), count in callers.items():
+            demand = self.demands[number]
+            demand.set_waiting(self.tenant, service, count, ranked=0)
+            able = demand.allowance(self.tenant, service)
+            assert able is not None
+            ranked = min(count, max(0, able - ahead[service]))
+            demand.set_waiting(self.tenant, service, count, ranked=ranked)
+            ahead[service] += count
+
+    @property
+    def total(self) -> int:
+        return sum(sum(each.values()) for each in self.published)
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 2), st.sampled_from("abcd")), st.integers(1, 30), max_size=8
+    ),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 10)),
+    st.integers(0, 40),
+)
+def test_callers_of_several_services_at_several_gateways_count_for_the_quota_once(
+    callers: dict[tuple[int, str], int], live: dict[str, int], limit: int
+) -> None:
+    gateways = Gateways(3, limit, live)
+    for _ in range(2):  # before and after they have heard of each other
+        gateways.wait(callers)
+        gateways.exchange()
+    gateways.wait(callers)
+    free = max(0, limit - sum(live.values()))
+    assert gateways.total == min(free, sum(callers.values()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "{}", "[1]", '[["a","b",-1]]', '[["a","b"]]', '[["a",1,1]]', '[["a","b",1e999]]'],
+)
+def test_what_is_no_text_of_a_gateway_counts_nothing(text: str) -> None:
+    right = core.encode({"acme": {"s": 2}})
+    assert core.decode([text, right, right]) == {"acme": {"s": 4}}
+
+
+def test_the_text_for_other_gateways_is_bounded() -> None:
+    waiting = {f"t{number}": {"s": 1} for number in range(core.MAX_WAITING + 10)}
+    assert len(core.decode([core.encode(waiting)])) == core.MAX_WAITING

@@ -225,3 +225,21 @@ async def test_a_script_that_the_server_forgot_runs_again(redis_server: RedisSer
         await client.script_flush()
     assert await state.count_use("secret", 9, 60)
     await connection.close()
+
+
+@pytest.mark.slow
+async def test_gateways_know_who_waits_at_the_others(redis_server: RedisServer) -> None:
+    connection = redis_server.connection()
+    state = RedisState(connection)
+    assert (await state.overview("g1", {"acme": {"acme/a": 2}})).waiting == {}
+    second = await state.overview("g2", {"acme": {"acme/a": 1, "acme/b": 5}, "globex": {"s": 1}})
+    assert second.waiting == {"acme": {"acme/a": 2}}
+    third = await state.overview("g3")
+    assert third.waiting == {"acme": {"acme/a": 3, "acme/b": 5}, "globex": {"s": 1}}
+    async with redis_server.client() as client:
+        await client.zadd("avatar:gateways", {"g2": 1})  # it has died long ago
+        assert (await state.overview("g3")).waiting == {"acme": {"acme/a": 2}}
+        assert sorted(await client.hkeys("avatar:waiting")) == ["g1", "g3"]
+    await state.overview("g1")
+    assert (await state.overview("g3")).waiting == {}
+    await connection.close()
