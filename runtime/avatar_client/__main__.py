@@ -143,6 +143,7 @@ async def _load(
         late_ms=options.late_ms,
         realtime=not options.burst,
         settings=settings,
+        resumes=options.resume,
     )
     return await load.run(target, visits, script)
 
@@ -221,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--utterance-s", type=_positive, help="default: the whole file")
     many.add_argument("--pause-s", type=_positive, default=0.5, help="silence between utterances")
     many.add_argument("--late-ms", type=_positive, default=80.0, help="delay of a late frame")
+    many.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue a session whose connection is lost; default: it counts as cut",
+    )
     return parser
 
 

@@ -62,6 +62,8 @@ class Script:
     """Whether audio is sent at the rate of a microphone; otherwise an utterance is one burst."""
     settings: Mapping[str, Any] | None = None
     """Fields of a `session.update` at the start; `None` sends no update."""
+    resumes: bool = False
+    """Whether a session goes on when its connection is lost; otherwise it counts as cut."""
 
 
 @dataclass(slots=True)
@@ -93,6 +95,8 @@ class Report:
     gap_ms_max: float = 0.0
     gap_ms_total: float = 0.0
     audio_ms: float = 0.0
+    resumed: int = 0
+    """Number of times that it went on after its connection was lost."""
     received_bytes: int = 0
     """Size of all messages of the server."""
     violations: list[str] = field(default_factory=list)
@@ -149,6 +153,7 @@ def summarise(reports: Sequence[Report]) -> Mapping[str, Any]:
         **by_ending,
         "reasons": Counter(reason for reason, _ in failed),
         "first_messages": dict(reversed(failed)),
+        "resumed": sum(report.resumed for report in reports),
         "utterances": sum(report.utterances for report in reports),
         "frames": sum(report.frames for report in reports),
         "frames_due": sum(report.frames_due for report in reports),
@@ -167,8 +172,7 @@ async def _visit(target: session.Target, index: int, visit: Visit, script: Scrip
     report = Report(index, visit.arrival_s)
     started_at = monotonic()
     try:
-        # A load test is about the server: a connection that is lost is a session that was cut.
-        async with session.connect(target, keep_media=False, resumes=False) as live:
+        async with session.connect(target, keep_media=False, resumes=script.resumes) as live:
             report.connect_ms = _ms(monotonic() - started_at)
             try:
                 await _converse(live, visit, script)
@@ -207,6 +211,7 @@ def _account(report: Report, live: session.Session, script: Script) -> None:
     report.session_id = trace.session_id
     report.violations = trace.violations
     report.received_bytes = live.received_bytes
+    report.resumed = live.resumed
     report.utterances = len(live.utterances)
     if trace.has_video:
         report.frames_due = sum(-(-said.samples // per_frame) for said in live.utterances)

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.images, pytest.mark.e2e, pytest.mark.asyncio(loop_scop
 
 SESSIONS: Final = 6
 TALK_S: Final = 25.0
+OOM_TALK_S: Final = 60.0
+"""Long enough for two gateways that are killed and start again."""
 # Many small processes use up the memory of the cgroup, so that the gateway is the largest in it.
 FILL: Final = """
 import os, time
@@ -67,9 +69,17 @@ async def test_node_drain_ends_no_session(installed: Installed) -> None:
 
 
 async def test_sessions_survive_the_out_of_memory_kill_of_a_gateway(installed: Installed) -> None:
-    load = await installed.talk(SIMULATED, SESSIONS, TALK_S)
-    (first, *_) = await installed.pods("gateway")
-    name = first["metadata"]["name"]
+    """Both gateways are killed, one after the other, so that each session loses its connection."""
+    load = await installed.talk(SIMULATED, SESSIONS, OOM_TALK_S, "--resume")
+    for pod in await installed.pods("gateway"):
+        await run_out_of_memory(installed, pod["metadata"]["name"])
+    assert load.returncode is None, "the sessions were over before the gateways were killed"
+    summary = await all_served(load, SESSIONS)
+    assert summary["resumed"] >= SESSIONS
+
+
+async def run_out_of_memory(installed: Installed, name: str) -> None:
+    """Let the kernel kill a gateway, and wait until it serves again."""
     filling = asyncio.create_task(
         installed.kubectl("exec", "-n", SYSTEM, name, "--", "python", "-c", FILL)
     )
@@ -81,7 +91,6 @@ async def test_sessions_survive_the_out_of_memory_kill_of_a_gateway(installed: I
         filling.cancel()
         await asyncio.gather(filling, return_exceptions=True)
     assert (await last_end(installed, name))["reason"] == "OOMKilled"
-    await all_served(load, SESSIONS)
     await installed.kubectl(
         "wait", f"pod/{name}", "-n", SYSTEM, "--for=condition=Ready", "--timeout=60s"
     )

@@ -154,8 +154,11 @@ class Space:
         await waiting.until(refused, lambda count: count == 0, what)
 
 
-async def all_served(load: asyncio.subprocess.Process, sessions: int) -> None:
+async def all_served(load: asyncio.subprocess.Process, sessions: int) -> dict[str, Any]:
     """Wait for the load generator, and check that no session was cut, rejected or missed a frame.
+
+    Returns:
+        What it has measured.
 
     Raises:
         AssertionError: a check failed; the message has the report.
@@ -163,11 +166,12 @@ async def all_served(load: asyncio.subprocess.Process, sessions: int) -> None:
     output, problems = await load.communicate()
     if load.returncode:
         raise AssertionError(output.decode() + problems.decode())
-    summary = json.loads(output)
+    summary: dict[str, Any] = json.loads(output)
     wanted = {"sessions": sessions, "done": sessions}
     wanted |= dict.fromkeys(("cut", "refused", "failed", "frames_missing"), 0)
     if {key: summary[key] for key in wanted} != wanted or summary["frames"] <= sessions * FPS:
         raise AssertionError(f"not all {sessions} sessions were served to their end: {summary}")
+    return summary
 
 
 def condition(service: dict[str, Any], kind: str) -> dict[str, Any]:

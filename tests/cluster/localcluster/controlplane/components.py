@@ -59,7 +59,7 @@ class Ports:
             ETCD: f"{self.etcd_url}/readyz",
             API_SERVER: f"{self.server}/readyz",
             CONTROLLER_MANAGER: f"https://127.0.0.1:{self.controller_manager}/healthz",
-            SCHEDULER: f"https://127.0.0.1:{self.scheduler}/readyz",
+            SCHEDULER: f"https://127.0.0.1:{self.scheduler}/healthz",
         }[component]
 
 

@@ -80,7 +80,7 @@ class Installed:
         )
 
     async def talk(
-        self, service: str, sessions: int, duration_s: float
+        self, service: str, sessions: int, duration_s: float, *more: str
     ) -> asyncio.subprocess.Process:
         """Start sessions through the gateway's Service, and wait until all of them are live."""
         node = self.fleet.nodes[0]
@@ -89,7 +89,7 @@ class Installed:
             sys.executable, "-m", "avatar_client", "load",
             "--url", f"ws://{self.address}", "--model", f"default/{service}", "--key", self.key,
             "--audio", str(paths.REPOSITORY / "examples" / "speech.wav"),
-            "--sessions", str(sessions), "--duration-s", str(duration_s),
+            "--sessions", str(sessions), "--duration-s", str(duration_s), *more,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         await waiting.until(
