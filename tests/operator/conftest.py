@@ -274,6 +274,7 @@ class Scenario:
         self.silent: dict[str, str] = {}
         self.needs: Needs | None = None
         self.tenant: TenantTerms | None = None
+        self.uses_of_others: list[PodUse] = []
 
     def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
         live = state is not None and state.sessions > 0  # as it is a moment after
@@ -296,7 +297,7 @@ class Scenario:
         ]
         observed = planner.Observed(
             nodes=tuple(self.nodes),
-            uses=tuple(uses),
+            uses=(*uses, *self.uses_of_others),
             profiles=tuple(self.profiles),
             pods=tuple(self.pods),
             states=self.states,

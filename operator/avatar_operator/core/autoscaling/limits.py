@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.autoscaling.capacity import Offer, Pod, scale_down_priority
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.autoscaling.observation import TenantBound
     from avatar_operator.core.resources.autoscaling import Autoscaling, Rate
+
+
+_ANY_NUMBER: Final = 10**9
 
 
 class Limit(Enum):
@@ -79,7 +82,7 @@ def find_bounds(
         policy_minimum = min(policy_minimum, affordable)
     if tenant is not None:
         allowed = min(tenant.pods, len(pods) + min(tenant.new, _paid(tenant.cost_left, offers)))
-        bounds.append((allowed, Limit.TENANT_QUOTA))
+        bounds.insert(0, (allowed, Limit.TENANT_QUOTA))  # more free GPUs would not help
         minimum = min(minimum, allowed)
         if tenant.pods < len(pods):  # pods without a session are given back at once
             policy_maximum = min(policy_maximum, tenant.pods)
@@ -115,18 +118,23 @@ def _affordable(
 
 
 def _paid(cost_left: Decimal | None, offers: Sequence[Offer]) -> int:
-    """Return how many new pods a cost pays for; None pays for all of them."""
+    """Return how many new pods a cost pays for; None pays for any number.
+
+    What is left after all free GPUs pays for GPUs of the cheapest class that are not free yet: that
+    they are not free is no limit of the cost.
+    """
+    if cost_left is None:
+        return _ANY_NUMBER
     count = 0
     for offer in offers:
-        if cost_left is None:
-            count += offer.free
-        elif offer.cost is not None:
+        if offer.cost is not None:
             paid = max(0, min(offer.free, int(cost_left // offer.cost)))
             count += paid
             cost_left -= paid * offer.cost
             if paid < offer.free:  # the next class is used only after all GPUs of this one
                 return count
-    return count
+    cheapest = min((offer.cost for offer in offers if offer.cost), default=None)
+    return count if cheapest is None else count + int(max(cost_left, Decimal(0)) // cheapest)
 
 
 def _affordable_existing(max_cost: Decimal, pods: Sequence[Pod]) -> int:

@@ -209,6 +209,21 @@ def test_the_quota_of_a_tenant_bounds_everything(
     assert (found.policy_maximum < 2) == (tenant.pods < 2)
 
 
+@pytest.mark.parametrize("cost_left", [None, Decimal(99)], ids=["no cost", "cost"])
+def test_a_full_cluster_is_no_limit_of_the_tenant(cost_left: Decimal | None) -> None:
+    """The minimum stays, so that the service says which GPUs it lacks."""
+    policy, offers = Autoscaling(min_replicas=2, max_replicas=9), [Offer("a", 5, 0, ONE)]
+    tenant = TenantBound(3, 3, cost_left)
+    found = limits.find_bounds(policy, [], offers, Decimal(0), tenant)
+    assert (found.minimum, found.limit) == (2, Limit.FREE_GPUS)
+
+
+def test_a_full_quota_is_the_limit_also_in_a_full_cluster() -> None:
+    policy, offers = Autoscaling(min_replicas=2, max_replicas=9), [Offer("a", 5, 0, ONE)]
+    found = limits.find_bounds(policy, [], offers, Decimal(0), TenantBound(0, 0))
+    assert (found.minimum, found.maximum, found.limit) == (0, 0, Limit.TENANT_QUOTA)
+
+
 def test_a_cost_of_the_tenant_pays_for_the_first_class_before_the_next() -> None:
     offers = [Offer("a", 5, 2, Decimal(2)), Offer("b", 5, 9, ONE), Offer("c", 5, 9)]
     tenant = TenantBound(20, 20, Decimal(6))

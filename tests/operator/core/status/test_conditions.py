@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from avatar_operator.core.autoscaling.inputs import ScalingContext
 from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.planning.quotas import QuotaShare, TenantTerms
 from avatar_operator.core.resources.gpu_profile import Calibration, Device
 from avatar_operator.core.resources.node import Taint
+from avatar_operator.core.resources.pod import PodUse
 from avatar_operator.core.resources.tenant import Quota
 from avatar_operator.core.status import conditions
 from avatar_operator.core.status.refusals import FailedAction
@@ -241,6 +243,28 @@ def test_an_unknown_class_is_told_behind_a_full_quota(scenarios: Scenarios) -> N
     scenario.tenant = quota(pods=0, new=0, others=3)
     assert said(scenario, Condition.GPU_AVAILABLE) == expected
     assert said(scenario, Condition.READY) == expected
+
+
+@pytest.mark.parametrize(
+    ("pods", "placement", "reason"),
+    [
+        (0, {"gpuClasses": ["rtx-9090"]}, Reason.NO_BATCH_FITS),
+        (2, {"gpuClasses": ["rtx-9090"]}, Reason.NO_BATCH_FITS),
+        (0, {"gpuClasses": ["rtx-4090"]}, Reason.TENANT_QUOTA),
+        (2, {"gpuClasses": ["rtx-4090"]}, Reason.NO_FREE_GPU),
+    ],
+    ids=["unknown, quota full", "unknown", "quota full", "cluster full"],
+)
+def test_a_service_that_can_get_no_pod_is_never_ready(
+    scenarios: Scenarios, make: Make, pods: int, placement: dict[str, object], reason: Reason
+) -> None:
+    """Also with an autoscaler, whose limits are a full cluster and a quota at the same time."""
+    policy = {"minReplicas": 1, "maxReplicas": 3}
+    scenario = scenarios(autoscaling=policy, placement=placement)
+    scenario.context = ScalingContext()
+    scenario.uses_of_others = [PodUse(node.name, node.gpus, "rtx-4090") for node in scenario.nodes]
+    scenario.tenant = quota(pods=pods, new=pods, others=3 - pods)
+    assert said(scenario, Condition.READY)[:2] == (False, reason)
 
 
 def test_pods_that_wait_for_others_of_the_tenant_to_end_have_not_failed(

@@ -13,9 +13,10 @@ filled one GPU at a time:
    services of each group: no share can grow without reducing one that is as small or smaller.
 
 A service that cannot use any free cell may still get a GPU: another service moves to a different
-cell. The search for such moves is a shortest augmenting path of a minimum-cost flow, in which a GPU
-that the service holds already costs nothing and any other costs 1. The result therefore moves as
-few pods as possible, and a cluster in which every service holds its share does not change.
+cell. The search for such moves is a shortest augmenting path of a minimum-cost flow, in which the
+GPU of a ready pod of the service costs nothing, that of another pod of it 1 and any other GPU 2.
+The result therefore moves as few pods as possible, those that are not ready first, and a cluster in
+which every service holds its share does not change.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Claim:
     """Its pods, by cell."""
     locked: Mapping[int, int] = field(default_factory=dict)
     """Those of `held` that must stay, because they may have sessions."""
+    ready: Mapping[int, int] = field(default_factory=dict)
+    """Those of `held` that take sessions."""
 
     def turn(self, gpus: int, of_group: int = 0) -> _Turn:
         """Return when the service gets one more GPU if it has `gpus`; the lowest comes first.
@@ -163,6 +166,10 @@ class GroupTotals:
             self._totals[claim.group] += gpus
 
 
+_HELD, _NEW = 1, 2
+"""What it costs to give a service the GPU of its pod that is not ready, or one that it lacks."""
+
+
 class _Filling:
     """The shares while they grow."""
 
@@ -178,18 +185,16 @@ class _Filling:
 
     def add(self, index: int) -> bool:
         """Give a service one more GPU, and return whether that is possible."""
-        claim, share = self._claims[index], self.shares[index]
-        unfilled = [cell for cell in claim.cells if share.get(cell, 0) < claim.held.get(cell, 0)]
-        direct = next((cell for cell in unfilled if self._free[cell] > 0), None)
-        if direct is None and not unfilled:
-            direct = max(claim.cells, key=self._free.__getitem__, default=None)
-            if direct is not None and self._free[direct] <= 0:
-                direct = None
-        if direct is not None:
-            self._put(index, direct)
-            self._free[direct] -= 1
-            return True
-        return self._add_by_moves(index)
+        cost = {cell: self._cost(index, cell) for cell in self._claims[index].cells}
+        least = min(cost.values(), default=_NEW)
+        # Moves of others cost at least nothing: no way is shorter than a free cell of least cost.
+        free = [cell for cell in cost if cost[cell] == least and self._free[cell] > 0]
+        if not free:
+            return self._add_by_moves(index)
+        direct = free[0] if least < _NEW else max(free, key=self._free.__getitem__)
+        self._put(index, direct)
+        self._free[direct] -= 1
+        return True
 
     def _add_by_moves(self, index: int) -> bool:
         """Give a service one more GPU on the way that moves the fewest pods of others."""
@@ -223,14 +228,17 @@ class _Filling:
         """Yield each move out of a cell: the claim, the other cell, and the cost."""
         for other in sorted(self._movable[cell]):
             claim = self._claims[other]
-            saved = int(self.shares[other][cell] > claim.held.get(cell, 0))
+            saved = self._cost(other, cell, -1)
             for target in claim.cells:
                 if target != cell:
                     yield other, target, self._cost(other, target) - saved
 
-    def _cost(self, index: int, cell: int) -> int:
-        """Return 0 if a service would keep a GPU that it holds, 1 if it would get another one."""
-        return int(self.shares[index].get(cell, 0) >= self._claims[index].held.get(cell, 0))
+    def _cost(self, index: int, cell: int, change: int = 0) -> int:
+        """Return what the next GPU of a cell costs a service, or with -1 what the last one did."""
+        count, claim = self.shares[index].get(cell, 0) + change, self._claims[index]
+        if count < claim.ready.get(cell, 0):
+            return 0
+        return _HELD if count < claim.held.get(cell, 0) else _NEW
 
     def _put(self, index: int, cell: int) -> None:
         share = self.shares[index]

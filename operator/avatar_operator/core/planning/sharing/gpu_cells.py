@@ -89,6 +89,16 @@ def is_removable(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
     return state is not None and not state.sessions and state.age_s < FRESH_S * 2
 
 
+def _frees_soon(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
+    """Return whether the GPU of a deleted pod becomes free without waiting for sessions.
+
+    The last state counts, however old it is: a process that has ended sends none any more. If its
+    GPU did not count then, another service would have to give one back for these seconds.
+    """
+    state = states.get(pod.uid)
+    return not pod.running or (state is not None and not state.sessions)
+
+
 class _Place(NamedTuple):
     gpu_class: str
     placements: int
@@ -126,6 +136,7 @@ class Cells:
         }
         self.held: dict[str, Counter[int]] = {}
         self.locked: dict[str, Counter[int]] = {}
+        self.ready: dict[str, Counter[int]] = {}
         holders: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in numbers]
         unbound = [
             (uid, pod)
@@ -170,7 +181,7 @@ class Cells:
     ) -> list[RuntimePod]:
         """Count the pods of a service, and return those that the scheduler is placing."""
         held, locked = Counter[int](), Counter[int]()
-        self.held[uid], self.locked[uid] = held, locked
+        self.held[uid], self.locked[uid], self.ready[uid] = held, locked, Counter[int]()
         unbound = []
         pods = [pod for pod in observed.pods(uid) if not pod.ended]
         states = observed.states([pod.uid for pod in pods])
@@ -183,15 +194,15 @@ class Cells:
             if cell is None:
                 continue
             holders[cell][demand.key.namespace][demand.key.name] += 1
-            removable = is_removable(pod, states)
-            if pod.terminating:  # its GPU becomes free, at once only if it has no session
-                self.coming[cell] += removable
-                self.capacity[cell] += removable
+            if pod.terminating:
+                comes = _frees_soon(pod, states)
+                self.coming[cell] += comes
+                self.capacity[cell] += comes
                 continue
             held[cell] += 1
             self.capacity[cell] += 1
-            if not removable:
-                locked[cell] += 1
+            self.ready[uid][cell] += pod.ready
+            locked[cell] += not is_removable(pod, states)
         return unbound
 
     def _count_unbound(

@@ -106,6 +106,7 @@ def collect(
             group=demand.group,
             held=cells.held[uid],
             locked=cells.held[uid] if demand.keeps_all else cells.locked[uid],
+            ready=cells.ready[uid],
         )
         for uid, demand in chosen.items()
     ]

@@ -1,4 +1,4 @@
-"""The shares move as few pods as any assignment with the same totals."""
+"""The shares move as few pods as any assignment with the same totals, ready ones last."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ CELLS = 4
 IMPOSSIBLE = 10**6
 
 
-def claim(name: str, wanted: int, cells: Sequence[int], held: dict[int, int]) -> Claim:
-    return Claim(ServiceKey("acme", name), wanted, tuple(cells), held=held)
+def claim(
+    name: str,
+    wanted: int,
+    cells: Sequence[int],
+    held: dict[int, int],
+    ready: dict[int, int] | None = None,
+) -> Claim:
+    """Return a claim whose pods are all ready, if it is not said otherwise."""
+    ready = held if ready is None else ready
+    return Claim(ServiceKey("acme", name), wanted, tuple(cells), held=held, ready=ready)
 
 
 @st.composite
@@ -34,14 +42,20 @@ def problems(draw: st.DrawFn) -> tuple[list[Claim], list[int]]:
         for cell in cells:
             held[cell] = draw(st.integers(0, free[cell]))
             free[cell] -= held[cell]
-        claims.append(claim(f"s{number}", draw(st.integers(0, 4)), cells, held))
+        ready = {cell: draw(st.integers(0, count)) for cell, count in held.items()}
+        claims.append(claim(f"s{number}", draw(st.integers(0, 4)), cells, held, ready))
     return claims, capacity
 
 
+def cost(one: Claim, cell: int, count: int) -> int:
+    """Return 1 for each pod that has to become ready, and 2 for each that has to be made."""
+    return max(0, count - one.ready.get(cell, 0)) + max(0, count - one.held.get(cell, 0))
+
+
 def moves(claims: Sequence[Claim], shares: Sequence[dict[int, int]]) -> int:
-    """Return how many pods get a GPU in a cell in which their service holds none for them."""
+    """Return what the pods cost that a service does not have, or that are not ready."""
     return sum(
-        max(0, count - one.held.get(cell, 0))
+        cost(one, cell, count)
         for one, share in zip(claims, shares, strict=True)
         for cell, count in share.items()
     )
@@ -58,7 +72,7 @@ def fewest_moves(claims: Sequence[Claim], totals: Sequence[int], capacity: Seque
         ranges = [range(free[cell] + 1 if cell in one.cells else 1) for cell in range(CELLS)]
         return min(
             (
-                sum(max(0, count - one.held.get(cell, 0)) for cell, count in enumerate(used))
+                sum(cost(one, cell, count) for cell, count in enumerate(used))
                 + fewest(index + 1, tuple(a - b for a, b in zip(free, used, strict=True)))
                 for used in product(*ranges)
                 if sum(used) == totals[index]
@@ -77,6 +91,14 @@ def test_no_assignment_with_these_totals_moves_fewer_pods(
     shares = share_out(claims, capacity)
     totals = [sum(share.values()) for share in shares]
     assert moves(claims, shares) == fewest_moves(claims, totals, capacity)
+
+
+def test_a_service_keeps_its_ready_pod_and_gives_the_starting_one_back() -> None:
+    """Seen with a preferred class whose pod was starting: the only ready pod was given back."""
+    both = claim("both", 1, [0, 1], {0: 1, 1: 1}, ready={1: 1})
+    assert share_out([both], [1, 1]) == [{1: 1}]
+    new = claim("new", 1, [0, 1], {})
+    assert share_out([both, new], [1, 1]) == [{1: 1}, {0: 1}]
 
 
 def test_a_chain_of_moves_reaches_a_free_gpu_three_cells_away() -> None:

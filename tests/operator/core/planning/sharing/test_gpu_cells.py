@@ -122,6 +122,14 @@ def test_each_pod_counts_once_by_what_it_does() -> None:
     assert cells.limit("s1", 9) == 3
 
 
+def test_the_gpu_of_an_empty_pod_that_was_deleted_counts_until_it_is_free() -> None:
+    """Its process reports nothing any more, and the object lasts some seconds longer."""
+    pods = [MAKE.pod(name, terminating=True) for name in ("emptied", "busy", "unknown")]
+    states = {"uid-emptied": MAKE.state(0, age_s=30.0), "uid-busy": MAKE.state(1, age_s=30.0)}
+    cells = count([node("n1", 3)], {"s1": pods}, {"s1": demand("one")}, states)
+    assert (cells.free, cells.coming, cells.capacity) == ([0], [1], [1])
+
+
 def test_ended_pods_and_pods_of_other_classes_hold_nothing() -> None:
     pods = [
         MAKE.pod("ended", phase="Failed"),
