@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from avatar_operator.core.planning import quotas
 from avatar_operator.core.planning.quotas import Member, TenantTerms
 from avatar_operator.core.planning.sharing.gpu_cells import is_removable
+from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.planning.quota_wishes import Wish
     from avatar_operator.core.planning.quotas import QuotaShare
-    from avatar_operator.core.resources.service import ServiceKey
     from avatar_operator.core.resources.state import PodState
     from avatar_operator.core.resources.tenant import Tenant
 
@@ -64,6 +64,7 @@ class TenantQuotas:
         self._stated: dict[str, _Stated] = {}  # by UID of the service
         self._shares: dict[str, int] = {}  # pods that each service may have, by its UID
         self._owners: dict[str, Tenant] = {}  # as the services were told, by UID
+        self._left: dict[str, tuple[str, int]] = {}  # tenant and pods of deleted services
         self._pending: asyncio.TimerHandle | None = None
 
     def begin_term(self) -> None:
@@ -112,16 +113,30 @@ class TenantQuotas:
             self._trigger_members(terms.name)
 
     def record_none(self, uid: str) -> None:
-        """Record that a service wants nothing, because it is invalid, deleted or of no tenant."""
+        """Record that a service wants nothing, because it is invalid, deleted or of no tenant.
+
+        It is also called when pods of a deleted service change: they count until they are gone.
+        """
         known = self._stated.pop(uid, None)
         self._shares.pop(uid, None)
-        if known is not None:
-            self._trigger_members(known.tenant)
+        before, left = self._left.pop(uid, None), self._count_left(uid)
+        if left is not None:
+            self._left[uid] = left
+        changed = {each[0] for each in (before, left) if each is not None and before != left}
+        for name in sorted(changed | ({known.tenant} if known is not None else set())):
+            self._trigger_members(name)
+
+    def _count_left(self, uid: str) -> tuple[str, int] | None:
+        """Return the tenant and the number of pods of a deleted service; None if none count."""
+        pods = self._store.pods_left().get(uid)
+        tenant = self._store.tenants.only_user(pods[0].namespace) if pods else None
+        return (tenant.name, len(pods)) if pods and tenant is not None else None
 
     def use(self, name: str) -> Use:
         """Return what the services that belong to a tenant hold and lack."""
         owned = self._store.tenants.owned(name)
         costs = [cost for uid in owned for cost in self._costs(uid)]
+        costs += [cost for each in self._members_left(name).values() for cost in each.costs]
         limited = (uid for uid in owned if uid in self._stated and self._stated[uid].limited)
         keys = tuple(self._store.tenants.key(uid) for uid in limited)
         return Use(len(costs), sum(costs, Decimal(0)), keys)
@@ -171,7 +186,23 @@ class TenantQuotas:
         return quotas.share_of(list(members).index(uid), list(members.values()), tenant.quota)
 
     def _members(self, tenant: Tenant) -> dict[str, Member]:
-        return {uid: self._member(uid) for uid in self._store.tenants.owned(tenant.name)}
+        owned = {uid: self._member(uid) for uid in self._store.tenants.owned(tenant.name)}
+        return {**owned, **self._members_left(tenant.name)}
+
+    def _members_left(self, name: str) -> dict[str, Member]:
+        """Return the deleted services of a tenant that still have pods, which stay until they end.
+
+        The labels of a deleted service are not known: its pods count for a tenant that alone may
+        use the services of the namespace.
+        """
+        found, prices = {}, self._store.class_costs()
+        for uid, pods in self._store.pods_left().items():
+            tenant = self._store.tenants.only_user(pods[0].namespace)
+            if tenant is not None and tenant.name == name:
+                costs = tuple(prices.get(pod.gpu_class, Decimal(0)) for pod in pods)
+                key = ServiceKey(pods[0].namespace, pods[0].service)
+                found[uid] = Member(key, len(pods), costs, locked=len(pods))
+        return found
 
     def _member(self, uid: str) -> Member:
         stated = self._stated.get(uid)

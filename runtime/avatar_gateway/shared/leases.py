@@ -260,12 +260,16 @@ class Leases:
             self._lose(errors.SharedStateUnavailable("it has lost its data"))
         self._known = _Known(own, overview)
         before = self._alone
-        if before is not None and before.overview.data_id == overview.data_id != "":
+        if before is None:
+            return
+        if before.overview.data_id == overview.data_id != "":
             self._alone = None  # the server has kept its data, and has all leases of this gateway
         elif self._alone_until == float("inf"):
             self._alone_until = self._now() + GRACE_S
         elif not self.is_alone:
             self._alone = None
+        if self._alone is None:
+            _log.info("sessions of all gateways count together again")
 
     async def _report_changes(self) -> None:
         """Name and give up leases. What fails is repeated when the state is back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -278,8 +279,9 @@ async def test_while_the_state_is_away_new_sessions_stay_within_the_share(
 
 @pytest.mark.slow
 async def test_a_gateway_is_not_alone_any_more_when_the_server_has_kept_its_data(
-    redis_server: RedisServer,
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "avatar_gateway.shared.leases")
     loop = asyncio.get_running_loop()
     state = RedisState(redis_server.connection())
     leases = Leases(state, "g", loop.time)
@@ -300,6 +302,7 @@ async def test_a_gateway_is_not_alone_any_more_when_the_server_has_kept_its_data
         # What it granted alone is added before what ended is given back.
         await leases.report()
         assert not leases.is_alone
+        assert caplog.messages[-1] == "sessions of all gateways count together again"
         assert await client.zcard("avatar:leases:acme") == 7
     await refused(leases)
     await state.close()

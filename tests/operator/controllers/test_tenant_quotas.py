@@ -119,6 +119,39 @@ def test_a_service_that_goes_gives_its_share_to_the_others(setup: Setup) -> None
     assert setup.bounds("s1") == (4, 4)
 
 
+def test_pods_of_a_deleted_service_count_until_they_are_gone(setup: Setup) -> None:
+    """They may have sessions, and hold their GPUs for as long."""
+    setup.add_pod("p0", "s2", sessions=1)
+    setup.add_pod("p1", "s2", sessions=1)
+    setup.state("s1", 4, limited=True)
+    setup.store.observe_deletion(Kind.SERVICES, "s2")
+    setup.quotas.record_none("s2")
+    assert setup.bounds("s1") == (2, 2)
+    assert setup.quotas.use("acme")[:2] == (2, Decimal("1.00"))
+    setup.triggered.clear()
+    setup.quotas.record_none("s2")
+    assert setup.triggered == []
+    for name, expected in (("p0", (3, 3)), ("p1", (4, 4))):
+        setup.store.observe_deletion(Kind.PODS, f"uid-{name}")
+        setup.quotas.record_none("s2")
+        assert setup.triggered == ["s1"]
+        assert setup.bounds("s1") == expected
+        setup.state("s1", 4, limited=True)
+    assert setup.quotas.use("acme").gpus == 0
+
+
+def test_pods_of_a_namespace_of_two_tenants_count_for_none_of_them(
+    setup: Setup, make: Make
+) -> None:
+    setup.add_pod("p0", "s2")
+    other = make.tenant_body("globex", limits={"gpus": 4})
+    other["metadata"] |= {"uid": "another"}
+    setup.store.observe(Kind.TENANTS, other)
+    setup.store.observe_deletion(Kind.SERVICES, "s2")
+    setup.quotas.record_none("s2")
+    assert [setup.quotas.use(name).gpus for name in ("acme", "globex")] == [0, 0]
+
+
 def test_the_same_wish_triggers_nothing(setup: Setup) -> None:
     setup.state("s1", 1)
     setup.state("s2", 1)

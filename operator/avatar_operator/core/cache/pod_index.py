@@ -44,6 +44,10 @@ class PodIndex:
         """Return the pods of the services with this name, deleted ones included."""
         return self._resolve(self._by_service.get(key, set()))
 
+    def owners(self) -> tuple[str, ...]:
+        """Return the UIDs of the services that own pods, whether these services exist or not."""
+        return tuple(self._by_owner)
+
     def owned_by(self, uid: str) -> tuple[RuntimePod, ...]:
         """Return the pods whose owner is exactly this service, whether it exists or not."""
         return self._resolve(self._by_owner.get(uid, set()))

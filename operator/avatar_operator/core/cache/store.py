@@ -266,6 +266,12 @@ class Store:
         pods = self.pods.owned_by(uid)
         return tuple(pod for pod in pods if pod.namespace == namespace and not pod.ended)
 
+    def pods_left(self) -> dict[str, list[RuntimePod]]:
+        """Return the pods whose service was deleted, by its UID, without those that have ended."""
+        gone = (uid for uid in self.pods.owners() if self.services.get(uid) is None)
+        left = {uid: [pod for pod in self.pods.owned_by(uid) if not pod.ended] for uid in gone}
+        return {uid: pods for uid, pods in left.items() if pods}
+
     def planned_classes(self, key: ServiceKey) -> list[str]:
         """Return the GPU class of each pod of a service that is about to be created."""
         return [gpu_class for owner, gpu_class in self._planned.values() if owner == key]

@@ -145,6 +145,12 @@ class TenantIndex:
         users = self._read().get(uid, ())
         return self._tenants[users[0]] if len(users) == 1 else None
 
+    def only_user(self, namespace: str) -> Tenant | None:
+        """Return the tenant that alone may use services of a namespace, None if there is none."""
+        self._read()
+        found = self._with_access_to(namespace)
+        return found[0] if len(found) == 1 else None
+
     def usable(self, name: str) -> frozenset[str]:
         """Return the UIDs of the services that a tenant may use."""
         self._read()
