@@ -7,6 +7,7 @@ plans the services in a random order. The scheduler chooses any node that fits.
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
@@ -29,7 +30,6 @@ from avatar_operator.core.status import conditions
 from avatar_operator.names import GPU_RESOURCE, Condition, Reason
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Iterable, Sequence
 
     from avatar_operator.core.resources.node import Node
@@ -78,6 +78,10 @@ class World:
         self.wishes: dict[str, quota_wishes.Wish] = {}
         self.made = 0
         self.clock = 0.0
+        self.lingers = 0
+        """Rounds for which the object of a deleted pod exists; its process ends at once."""
+        self.ends: dict[str, float] = {}  # by UID of a deleted pod
+        self.deleted: list[RuntimePod] = []
 
     def of(self, uid: str) -> tuple[RuntimePod, ...]:
         return tuple(pod for pod in self.pods.values() if pod.owner_uid == uid)
@@ -87,7 +91,11 @@ class World:
 
     def states(self, uids: Iterable[str]) -> dict[str, PodState]:
         return {
-            uid: MAKE.state(self.sessions[uid], draining=uid in self.draining)
+            uid: MAKE.state(
+                self.sessions[uid],
+                draining=uid in self.draining,
+                age_s=30.0 if uid in self.ends else 0.1,
+            )
             for uid in uids
             if self.pods[uid].running
         }
@@ -169,11 +177,18 @@ class World:
                     self.draining.discard(pod)
                 case DeletePod(uid=pod):
                     assert not self.sessions[pod], "a pod with sessions was deleted"
-                    del self.pods[pod]
+                    self.delete(pod)
                 case _:
                     continue
             acted += 1
         return acted
+
+    def delete(self, uid: str) -> None:
+        pod = self.pods.pop(uid)
+        self.deleted.append(pod)
+        if self.lingers:
+            self.pods[uid] = dataclasses.replace(pod, terminating=True, ready=False)
+            self.ends[uid] = self.clock + self.lingers
 
     def create(self, uid: str, action: CreatePod, rng: random.Random) -> None:
         self.made += 1
@@ -215,6 +230,8 @@ class World:
 
     def round(self, rng: random.Random) -> int:
         self.clock += 1
+        for uid in [uid for uid, end in self.ends.items() if end <= self.clock]:
+            del self.pods[uid], self.ends[uid]
         self.share()
         order = list(self.services)
         rng.shuffle(order)
@@ -426,6 +443,27 @@ def test_a_gpu_that_is_about_to_become_free_counts_as_free() -> None:
     learn(world)
     assert world.demands["uid-new"].lacks
     assert share_of(world, "uid-big").keep == {}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_cluster_that_becomes_full_costs_no_service_its_ready_pod(seed: int) -> None:
+    """A starting pod beyond the minimum makes room; deleted pods linger for some rounds."""
+    names = {"a1": "acme", "g1": "globex", "g2": "globex", "i1": "initech", "i2": "initech"}
+    known = [service(name, replicas=2 if name == "g1" else 1) for name in names]
+    news = [service(f"full{number}", namespace="default", replicas=1) for number in range(3)]
+    world = World([node("n0", SMALL, 4, "a"), node("n1", LARGE, 4, "a")], known)
+    world.tenants = {f"uid-{name}": Tenant(tenant) for name, tenant in names.items()}
+    world.lingers = 4
+    for name, where in (("a1", "n0"), ("i1", "n0"), ("g2", "n0"), ("i2", "n1"), ("g1", "n1")):
+        place(world, f"uid-{name}", where)
+    starting = place(world, "uid-g1", "n0", ready=False, running=False)
+    rng = random.Random(seed)
+    world.round(rng)
+    world.services |= {each.uid: each for each in news}
+    for _ in range(20):
+        world.round(rng)
+    assert [pod.uid for pod in world.deleted] == [starting.uid]
+    assert [world.bound(uid) for uid in world.services] == [1] * 8
 
 
 def test_a_gpu_that_becomes_free_is_not_given_back_twice() -> None:
