@@ -82,7 +82,8 @@ def find_bounds(
         policy_minimum = min(policy_minimum, affordable)
     if tenant is not None:
         allowed = min(tenant.pods, len(pods) + min(tenant.new, _paid(tenant.cost_left, offers)))
-        bounds.insert(0, (allowed, Limit.TENANT_QUOTA))  # more free GPUs would not help
+        # Of equal bounds the first one is the limit: beyond a quota, free GPUs would not help.
+        bounds.insert(1, (allowed, Limit.TENANT_QUOTA))
         minimum = min(minimum, allowed)
         if tenant.pods < len(pods):  # pods without a session are given back at once
             policy_maximum = min(policy_maximum, tenant.pods)

@@ -222,6 +222,9 @@ def test_a_full_quota_is_the_limit_also_in_a_full_cluster() -> None:
     policy, offers = Autoscaling(min_replicas=2, max_replicas=9), [Offer("a", 5, 0, ONE)]
     found = limits.find_bounds(policy, [], offers, Decimal(0), TenantBound(0, 0))
     assert (found.minimum, found.maximum, found.limit) == (0, 0, Limit.TENANT_QUOTA)
+    policy = Autoscaling(min_replicas=0, max_replicas=0)  # a larger quota would not help either
+    found = limits.find_bounds(policy, [], offers, Decimal(0), TenantBound(0, 0))
+    assert found.limit is Limit.MAX_REPLICAS
 
 
 def test_a_cost_of_the_tenant_pays_for_the_first_class_before_the_next() -> None:
