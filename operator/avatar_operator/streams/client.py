@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -39,9 +38,6 @@ RETRIES_PER_SECOND: Final = 100  # of all lost pods together: otherwise they cos
 SWEEP_S: Final = 1.0  # between two checks for silent streams
 CONNECTION_LINES: Final = 20  # what a connection costs, so that a pod does not end many of them
 MAX_OPENING: Final = 32  # concurrent connection attempts, so that a restart calls pods in turn
-
-# Counts the lines of a stream and differs in every line, so it is not compared.
-_SEQUENCE: Final = re.compile(rb'"sequence":\s*\d+')
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +135,7 @@ class StateStreams:
             InvalidResource: the document breaks its contract.
         """
         self._lost.discard(uid)
-        line_hash = hash(_SEQUENCE.sub(b"", line))  # 64 bits, with a secret of this process
+        line_hash = state.content_hash(line)
         if line_hash == last_hash:
             self._on_repeat(uid)
             return line_hash

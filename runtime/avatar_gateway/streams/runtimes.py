@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +12,7 @@ import aiohttp
 from avatar_contracts import labels, socket_buffers, tokens, usage
 from avatar_contracts.documents import MAX_LINE_BYTES, parse_object, take_lines
 from avatar_contracts.rate_limit import RateLimit
-from avatar_contracts.state import LONGEST_PAUSE_S, POD_RATE
+from avatar_contracts.state import LONGEST_PAUSE_S, POD_RATE, content_hash
 from avatar_gateway import errors
 from avatar_gateway.core import model, routing
 from avatar_gateway.streams.pod_stream import keep_reading, opened
@@ -40,9 +39,6 @@ class StreamKind:
     silence_s: float
     """Time without a line after which the connection is taken as dead."""
 
-
-_SEQUENCE: Final = re.compile(rb'"sequence": ?[0-9]{1,18}')
-"""What differs between the lines of a pod that has nothing new to say."""
 
 STATES: Final = StreamKind("state", labels.STATE_PATH, POD_RATE, 2 * routing.STALE_S)
 USAGE: Final = StreamKind("usage", labels.USAGE_PATH, usage.READ_RATE, 3 * usage.LINE_AGE_S)
@@ -74,14 +70,15 @@ class PodStreams:
         read_keys: Callable[[], tuple[str, ...]],
         new_backoff: Callable[[], Backoff],
         on_fault: Callable[[], None] = lambda: None,
-        on_same_line: Callable[[Pod, float], bool] = lambda _pod, _now: False,
+        on_same_line: Callable[[Pod, float], bool] | None = None,
     ) -> None:
         """`on_line` gets the pod, the object of its line and the time of the event loop.
 
         It raises `StateError` for a wrong line, which ends the stream. `read_keys` returns the
         gateway keys, the current one first. `on_fault` is called for each stream that ends because
         of what a pod sent. `on_same_line` gets the pod and the time if a line differs from the one
-        before in its sequence number only; if it returns False, the line is parsed.
+        before in its sequence number only; if it returns False, the line is parsed. Without it,
+        lines are not compared.
         """
         self._kind = kind
         self._on_same_line = on_same_line
@@ -133,12 +130,14 @@ class PodStreams:
         ) as response:
             if response.connection is not None and response.connection.transport is not None:
                 socket_buffers.limit_unread(response.connection.transport)
-            last: bytes | None = None
+            last_hash: int | None = None
             async for line in _lines(response.content, pace):
-                content = _SEQUENCE.sub(b"", line, count=1)
-                if content != last or not self._on_same_line(pod, loop.time()):
+                before, is_taken = last_hash, False
+                if self._on_same_line is not None:
+                    last_hash = content_hash(line)
+                    is_taken = last_hash == before and self._on_same_line(pod, loop.time())
+                if not is_taken:
                     self._on_line(pod, parse_object(line), loop.time())
-                last = content
                 backoff.reset()
 
 
