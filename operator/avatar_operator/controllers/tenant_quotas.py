@@ -16,12 +16,13 @@ from avatar_operator.core.planning.sharing.gpu_cells import is_removable
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.planning.quota_wishes import Wish
     from avatar_operator.core.planning.quotas import QuotaShare
+    from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.state import PodState
     from avatar_operator.core.resources.tenant import Tenant
 
@@ -119,18 +120,23 @@ class TenantQuotas:
         """
         known = self._stated.pop(uid, None)
         self._shares.pop(uid, None)
-        before, left = self._left.pop(uid, None), self._count_left(uid)
+        pods = self._store.pods_left(uid)
+        before = self._left.pop(uid, None)
+        left = (self._user_of(pods), len(pods)) if pods else None
         if left is not None:
             self._left[uid] = left
         changed = {each[0] for each in (before, left) if each is not None and before != left}
-        for name in sorted(changed | ({known.tenant} if known is not None else set())):
+        for name in sorted((changed | {known.tenant} if known is not None else changed) - {""}):
             self._trigger_members(name)
 
-    def _count_left(self, uid: str) -> tuple[str, int] | None:
-        """Return the tenant and the number of pods of a deleted service; None if none count."""
-        pods = self._store.pods_left().get(uid)
-        tenant = self._store.tenants.only_user(pods[0].namespace) if pods else None
-        return (tenant.name, len(pods)) if pods and tenant is not None else None
+    def _user_of(self, pods: Sequence[RuntimePod]) -> str:
+        """Return the tenant for which pods of a deleted service count; empty if there is none.
+
+        The labels of a deleted service are not known: its pods count for a tenant that alone may
+        use the services of the namespace.
+        """
+        tenant = self._store.tenants.only_user(pods[0].namespace)
+        return "" if tenant is None else tenant.name
 
     def use(self, name: str) -> Use:
         """Return what the services that belong to a tenant hold and lack."""
@@ -190,15 +196,11 @@ class TenantQuotas:
         return {**owned, **self._members_left(tenant.name)}
 
     def _members_left(self, name: str) -> dict[str, Member]:
-        """Return the deleted services of a tenant that still have pods, which stay until they end.
-
-        The labels of a deleted service are not known: its pods count for a tenant that alone may
-        use the services of the namespace.
-        """
+        """Return the deleted services of a tenant whose pods are still there, and stay so."""
         found, prices = {}, self._store.class_costs()
-        for uid, pods in self._store.pods_left().items():
-            tenant = self._store.tenants.only_user(pods[0].namespace)
-            if tenant is not None and tenant.name == name:
+        for uid in self._store.pods.owners():
+            pods = self._store.pods_left(uid)
+            if pods and self._user_of(pods) == name:
                 costs = tuple(prices.get(pod.gpu_class, Decimal(0)) for pod in pods)
                 key = ServiceKey(pods[0].namespace, pods[0].service)
                 found[uid] = Member(key, len(pods), costs, locked=len(pods))

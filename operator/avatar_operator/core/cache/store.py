@@ -266,11 +266,11 @@ class Store:
         pods = self.pods.owned_by(uid)
         return tuple(pod for pod in pods if pod.namespace == namespace and not pod.ended)
 
-    def pods_left(self) -> dict[str, list[RuntimePod]]:
-        """Return the pods whose service was deleted, by its UID, without those that have ended."""
-        gone = (uid for uid in self.pods.owners() if self.services.get(uid) is None)
-        left = {uid: [pod for pod in self.pods.owned_by(uid) if not pod.ended] for uid in gone}
-        return {uid: pods for uid, pods in left.items() if pods}
+    def pods_left(self, uid: str) -> tuple[RuntimePod, ...]:
+        """Return the pods of a deleted service that have not ended; none if the service exists."""
+        if self.services.get(uid) is not None:
+            return ()
+        return tuple(pod for pod in self.pods.owned_by(uid) if not pod.ended)
 
     def planned_classes(self, key: ServiceKey) -> list[str]:
         """Return the GPU class of each pod of a service that is about to be created."""
