@@ -42,6 +42,13 @@ class Stopping(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _EndedSession:
+    at: float
+    usage: SessionUsageDocument
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class _EndedConnection:
     number: int
     """Connections that have ended before it on this pod."""
@@ -55,9 +62,7 @@ class UsageReports:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._live: dict[str, Metered] = {}
-        self._ended: OrderedDict[str, tuple[float, SessionUsageDocument]] = OrderedDict()
-        self._accounts: dict[str, str] = {}
-        """The texts of direct sessions, also of those that have ended."""
+        self._ended: OrderedDict[str, _EndedSession] = OrderedDict()
         self._connections: deque[_EndedConnection] = deque(maxlen=usage.MAX_KEPT)
         self._ended_connections = 0
 
@@ -94,28 +99,27 @@ class UsageReports:
     def add(self, session_id: str, session: Metered) -> None:
         """Report a session from now on."""
         self._live[session_id] = session
-        if session.account:
-            self._accounts[session_id] = session.account
 
     def account(self, session_id: str) -> str:
         """Return what gateways know a direct session by; empty for other sessions."""
-        return self._accounts.get(session_id, "")
+        found = self._live.get(session_id) or self._ended.get(session_id)
+        return "" if found is None else found.account
 
     def remove(self, session_id: str) -> None:
         """Keep the last figures of a session that has ended, for a while."""
         session = self._live.pop(session_id)
-        self._ended[session_id] = self._clock(), {**session.usage, "ended": True}
+        document: SessionUsageDocument = {**session.usage, "ended": True}
+        self._ended[session_id] = _EndedSession(self._clock(), document, session.account)
         oldest = self._clock() - usage.KEPT_S
         while self._ended:
-            ended_at, _ = next(iter(self._ended.values()))
-            if ended_at >= oldest and len(self._ended) <= usage.MAX_KEPT:
+            first = next(iter(self._ended.values()))
+            if first.at >= oldest and len(self._ended) <= usage.MAX_KEPT:
                 return
-            forgotten, _ = self._ended.popitem(last=False)
-            self._accounts.pop(forgotten, None)
+            self._ended.popitem(last=False)
 
     def documents(self) -> Iterator[SessionUsageDocument]:
         """Yield the figures of all sessions, the ended ones first."""
-        yield from (document for _, document in self._ended.values())
+        yield from (session.usage for session in self._ended.values())
         yield from (session.usage for session in self._live.values())
 
 
