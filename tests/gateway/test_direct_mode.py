@@ -43,6 +43,30 @@ async def _offer(address: str, key: str = KEY) -> tuple[int, dict[str, Any]]:
         return answer.status, await answer.json()
 
 
+def _environment(capacity: int) -> dict[str, str]:
+    """Return the settings of the runtime that is the pod of the service."""
+    key = gateway_key(MASTER)
+    return {
+        "AVATAR_POD": "p1",
+        "AVATAR_SERVICE": SERVICE,
+        "AVATAR_CAPACITY": str(capacity),
+        "AVATAR_SESSION_TOKEN": session_token(key, SERVICE),
+        "AVATAR_STATE_TOKEN": state_token(key, SERVICE),
+    }
+
+
+def _pod(fake: Any, runtime: Any) -> dict[str, Any]:
+    """Return the pod of a runtime, which is ready."""
+    addresses = {"sessions": runtime.url, "admin": runtime.admin}
+    ports = [
+        {"name": name, "containerPort": int(address.rpartition(":")[2])}
+        for name, address in addresses.items()
+    ]
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    pod: dict[str, Any] = fake.pod("p1", ports=ports, podIP="127.0.0.1", **ready)
+    return pod
+
+
 async def _claimed(redis_server: RedisServer) -> int:
     """Return for how many sessions the gateway has stored what the pod says of them."""
     async with redis_server.client() as client:
@@ -66,22 +90,10 @@ async def test_a_client_opens_a_session_at_the_pod_itself(
     tmp_path: Path, fake: Any, start_gateway: Callable[..., Any], redis_server: RedisServer
 ) -> None:
     key = gateway_key(MASTER)
-    environment = {
-        "AVATAR_POD": "p1",
-        "AVATAR_SERVICE": SERVICE,
-        "AVATAR_CAPACITY": "1",
-        "AVATAR_SESSION_TOKEN": session_token(key, SERVICE),
-        "AVATAR_STATE_TOKEN": state_token(key, SERVICE),
-    }
+    environment = _environment(capacity=1)
     log = tmp_path / "p1.log"
     with runtime_process.serving(log, 16, environment, device="simulated:h100-80gb") as runtime:
-        sessions, admin = (int(each.rpartition(":")[2]) for each in (runtime.url, runtime.admin))
-        ports = [
-            {"name": "sessions", "containerPort": sessions},
-            {"name": "admin", "containerPort": admin},
-        ]
-        ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-        fake.items["pods"] = [fake.pod("p1", ports=ports, podIP="127.0.0.1", **ready)]
+        fake.items["pods"] = [_pod(fake, runtime)]
         fake.items["avatarservices"] = [{"metadata": {"name": "concierge", "namespace": "acme"}}]
         url = "ws://{pod}.{namespace}.media.example/v1/realtime"
         shared = {"AVATAR_GATEWAY_SHARED_STATE_URL": redis_server.url}
@@ -113,17 +125,11 @@ async def test_a_client_opens_a_session_at_the_pod_itself(
 def _objects(fake: Any, runtime: Any) -> dict[str, list[dict[str, Any]]]:
     """Return a service, its pod, and a tenant that may have one session."""
     version = {"resourceVersion": "2"}
-    addresses = {"sessions": runtime.url, "admin": runtime.admin}
-    ports = [
-        {"name": name, "containerPort": int(address.rpartition(":")[2])}
-        for name, address in addresses.items()
-    ]
-    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     keys = {"onRevocation": "EndSessions"}
     tenant = tenant_of("acme", "acme-keys", limits={"sessions": 1}, apiKeys=keys)
     tenant["metadata"] |= version
     return {
-        "pods": [fake.pod("p1", ports=ports, podIP="127.0.0.1", **ready)],
+        "pods": [_pod(fake, runtime)],
         "avatarservices": [{"metadata": {"name": "concierge", "namespace": "acme", **version}}],
         "avatartenants": [tenant],
         "namespaces": [{"metadata": {"name": "acme", **version}}],
@@ -147,14 +153,7 @@ async def _drain(socket: ClientConnection) -> None:
 async def test_the_limit_and_the_key_of_a_tenant_hold_for_direct_sessions(
     tmp_path: Path, fake: Any, start_gateway: Callable[..., Any], redis_server: RedisServer
 ) -> None:
-    key = gateway_key(MASTER)
-    environment = {
-        "AVATAR_POD": "p1",
-        "AVATAR_SERVICE": SERVICE,
-        "AVATAR_CAPACITY": "4",
-        "AVATAR_SESSION_TOKEN": session_token(key, SERVICE),
-        "AVATAR_STATE_TOKEN": state_token(key, SERVICE),
-    }
+    environment = _environment(capacity=4)
     settings = {
         "AVATAR_GATEWAY_DIRECT_URL": "ws://{pod}.{namespace}.media.example/v1/realtime",
         "AVATAR_GATEWAY_SHARED_STATE_URL": redis_server.url,
